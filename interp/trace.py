@@ -1,0 +1,150 @@
+"""What goes into and comes out of the instrument: `Prefix`, `RowRead`, `SiteRead`, `Trace`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.errors import SiteError
+from interp.sites import Head, Site
+
+
+@dataclass(frozen=True, eq=False)
+class RowRead:
+    """Attention rows to read, reduced inside the layer.
+
+    Attributes:
+        positions: for each suffix, the positions inside it whose rows are read (a prefill is one
+            suffix that begins at 0).
+        keys: for each suffix, `[row, slot]` absolute key positions whose weight is wanted;
+            -1 fills unused slots. All suffixes have the same number of slots.
+        directions: `[row, d_model]` residual directions, rows of all suffixes in order; brings
+            back the contribution of every head, and of every named key, along them.
+        whole: heads of which complete rows are kept.
+        through_final_norm: the directions live behind the final norm (they are unembeddings);
+            its gain is folded in and its scale at the row is frozen at its own value.
+    """
+
+    positions: tuple[tuple[int, ...], ...]
+    keys: tuple[Int[Tensor, "row slot"], ...] | None = None
+    directions: Float[Tensor, "row d_model"] | None = None
+    whole: tuple[Head, ...] = ()
+    through_final_norm: bool = True
+
+    def __post_init__(self) -> None:
+        n_rows = [len(p) for p in self.positions]
+        if self.keys is not None and [len(k) for k in self.keys] != n_rows:
+            raise SiteError("keys must hold one row for each position of each suffix")
+        if self.directions is not None and len(self.directions) != sum(n_rows):
+            raise SiteError(f"directions must have {sum(n_rows)} rows, not {len(self.directions)}")
+
+
+@dataclass(frozen=True)
+class SiteRead:
+    """Activations to bring back: `resid_pre`, `z`, `attn_out`, `mlp_out`, `resid_post`.
+
+    `positions` as in `RowRead`. A `z` site without a head reads all heads.
+    """
+
+    sites: tuple[Site, ...]
+    positions: tuple[tuple[int, ...], ...]
+
+
+Read = RowRead | SiteRead
+
+
+@dataclass(frozen=True, eq=False)
+class RowTrace:
+    """Rows of all suffixes, in order; layers without attention hold NaN, and -1 for argmax.
+
+    Attributes:
+        suffix, position: where each row was read.
+        argmax: absolute position of the key with the largest weight.
+        top: its weight.
+        at_keys: weights on the named keys; 0 where a slot is unused or not visible.
+        toward, toward_all: contributions along the row's direction, in logits.
+        whole: complete rows, by head; a list with one `[n_keys]` array a row, over positions.
+    """
+
+    suffix: Int[Tensor, " row"]
+    position: Int[Tensor, " row"]
+    argmax: Int[Tensor, "layer head row"]
+    top: Float[Tensor, "layer head row"]
+    at_keys: Float[Tensor, "layer head row slot"] | None = None
+    toward: Float[Tensor, "layer head row slot"] | None = None
+    toward_all: Float[Tensor, "layer head row"] | None = None
+    whole: Mapping[Head, tuple[Tensor, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """What one `extend` (or the reads of a `prefill`) brought back.
+
+    Attributes:
+        logits: `[row, d_vocab]`, float32, rows of all suffixes in the order asked for.
+        rows: one for each `RowRead`, in the order asked for.
+        sites: activations by site, `[row, width]` (`z` without head: `[row, head, d_head]`).
+        writes: how many (token, head) places each edit changed.
+    """
+
+    logits: Float[Tensor, "row d_vocab"]
+    rows: tuple[RowTrace, ...] = ()
+    sites: Mapping[Site, Tensor] = field(default_factory=dict)
+    writes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """Keys and values of a context that was read once.
+
+    Attributes:
+        tokens: the context, `[pos]`.
+        keys, values: for each layer `[1, kv_head, pos, d_head]`, whole: never cut to a window.
+        logits: `[d_vocab]`, float32, after the last token.
+        trace: reads of the prefill itself.
+    """
+
+    tokens: Int[Tensor, " pos"]
+    keys: tuple[Tensor | None, ...]
+    values: tuple[Tensor | None, ...]
+    logits: Float[Tensor, " d_vocab"] | None
+    trace: Trace | None = None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values."""
+        return sum(t.nbytes for t in (*self.keys, *self.values) if t is not None)
+
+    def crop(self, n_tokens: int) -> "Prefix":
+        """The first `n_tokens` of the context, as views: exact, since attention is causal.
+
+        Raises:
+            SiteError: the prefix is shorter than that.
+        """
+        if not 0 < n_tokens <= len(self):
+            raise SiteError(f"cannot crop a prefix of {len(self)} tokens to {n_tokens}")
+        if n_tokens == len(self):
+            return self
+        keys = tuple(None if k is None else k[:, :, :n_tokens] for k in self.keys)
+        values = tuple(None if v is None else v[:, :, :n_tokens] for v in self.values)
+        return Prefix(self.tokens[:n_tokens], keys, values, None)
+
+
+def cat_rows(parts: list[RowTrace]) -> RowTrace:
+    """Join row traces of groups of suffixes along the row axis."""
+    if len(parts) == 1:
+        return parts[0]
+
+    def joined(name: str, dim: int) -> Tensor | None:
+        values = [getattr(p, name) for p in parts]
+        return None if values[0] is None else torch.cat(values, dim=dim)
+
+    flat = {name: joined(name, 0) for name in ("suffix", "position")}
+    deep = {name: joined(name, 2) for name in ("argmax", "top", "at_keys", "toward", "toward_all")}
+    whole = {h: tuple(r for p in parts for r in p.whole[h]) for h in parts[0].whole}
+    return RowTrace(**flat, **deep, whole=whole)  # type: ignore[arg-type]

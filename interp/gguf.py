@@ -111,8 +111,9 @@ def read_facts(gguf: Path) -> GgufFacts:
         end = max((int(t.data_offset) + int(t.n_bytes) for t in reader.tensors), default=0)
     except Exception as error:  # numpy and struct errors of every kind
         raise ModelError(f"{gguf} cannot be read as GGUF, truncated or damaged? {error}") from error
-    if not end or end > gguf.stat().st_size:
-        size = gguf.stat().st_size
+    if not end:
+        raise ModelError(f"{gguf} holds no tensors: a vocabulary or a header only, not a model")
+    if end > (size := gguf.stat().st_size):
         raise ModelError(f"{gguf} is truncated: {size:,} bytes, {end:,} expected; copy it again")
     return _facts(reader, gguf)
 

@@ -152,14 +152,6 @@ def _config(place: Place) -> Any:
     return config
 
 
-def _commit(place: Place) -> str | None:
-    """The commit that the hub's cache took the config from (the config itself does not say)."""
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(place.location, "config.json", revision=place.revision)
-    return Path(found).parent.name if isinstance(found, str) else place.revision
-
-
 def _instead(folder: Path) -> str:
     if (folder / "adapter_config.json").is_file():
         return ": it is an adapter; merge it into its base model and save that"

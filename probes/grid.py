@@ -13,7 +13,7 @@ from typing import Any, Literal
 from interp.errors import PromptError
 from probes.format import Format, encode
 from probes.haystack import Haystack
-from probes.needle import Needle, NeedleTokens, tokenise, value_for
+from probes.needle import Needle, NeedleTokens, load_needles, select, spread, tokenise, value_for
 
 Mode = Literal["shared", "single"]
 
@@ -35,8 +35,7 @@ class Planted:
     @property
     def answer(self) -> range:
         """Absolute positions of the answer's tokens."""
-        first, last = self.tokens.answer
-        return range(self.start + first, self.start + last)
+        return range(self.start + self.tokens.answer.start, self.start + self.tokens.answer.stop)
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,9 +175,6 @@ def _trial(
     needle = place.needle
     tail = fmt.tail(needle.question)
     cue = encode(fmt.tokenizer, opening(needle, cue_words)) if cue_words else []
-    first, last = place.tokens.answer
-    # white space that is a token of its own belongs to the cue, not to the answer
-    lead = place.tokens.ids[first - place.tokens.lead : first]
     return Trial(
         context=context.index,
         needle=needle.id,
@@ -189,9 +185,10 @@ def _trial(
         depth=depth,
         true_depth=true_depth(context, planted, length),
         planted=planted,
-        suffix=(*tail.tokens, *cue, *lead),
+        # white space that is a token of its own belongs to the cue, not to the answer
+        suffix=(*tail.tokens, *cue, *place.tokens.lead),
         question=tail.question,
-        answer=tuple(place.tokens.ids[first:last]),
+        answer=place.tokens.answer_ids,
     )
 
 
@@ -206,8 +203,3 @@ def opening(needle: Needle, n_words: int) -> str:
     if needle.language in ("zh", "ja"):
         return before[-2 * n_words :]
     return " " + " ".join(words[-n_words:])
-
-
-def distance(context: Context, trial: Trial) -> int:
-    """Tokens between the needle's end and the question."""
-    return trial.length - context.planted[trial.planted].stop

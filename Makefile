@@ -1,0 +1,32 @@
+# Two commands do all the set-up: `make demo` and `make test`. Both can be run in any order, again,
+# and after an interruption; a stamp is written only when a step is complete.
+
+ROOT := $(dir $(abspath $(lastword $(MAKEFILE_LIST))))
+VENV ?= $(ROOT).venv
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+BIN := $(VENV)/bin
+
+.PHONY: demo test install model clean
+
+demo: model
+	cd $(ROOT) && $(BIN)/mnemoscope scan smollm2-135m --output $(ROOT)runs/demo --resume
+
+test: model
+	cd $(ROOT) && $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	cd $(ROOT) && $(BIN)/python -m pytest -q
+
+install: $(VENV)/.installed
+
+model: install
+	$(BIN)/mnemoscope models fetch smollm2-135m
+
+# torch goes first, at a fixed version: otherwise pip would pick a build for another machine
+$(VENV)/.installed: $(ROOT)pyproject.toml $(ROOT)constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q "$(TORCH)"
+	$(BIN)/python -m pip install -q -c $(ROOT)constraints.txt -e "$(ROOT)[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(ROOT)runs

@@ -1,0 +1,264 @@
+"""Run trials off one prefill and turn the rows they show into scores of every head."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from circuits import scores
+from interp.trace import Prefix, RowRead, RowTrace
+from probes.format import Format
+from probes.grid import Context, Trial
+from probes.needle import tokenise
+from probes.rouge import contains, rouge1_recall
+
+if TYPE_CHECKING:
+    from interp.backends.hf import HFModel
+
+NULL_QUESTION = "N/A"
+ROUGE_PASS = 0.5
+"""ROUGE-1 recall above which a generated answer passes, as published."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What one trial gave.
+
+    Attributes:
+        forced: greedy decoding would give just the gold answer (teacher-forced argmax).
+        logprob: log-probability of the gold answer.
+        generated: the model's own continuation; the gold answer itself where `forced`.
+        exact, rouge: whether the continuation holds the answer; ROUGE-1 recall of the answer.
+        scored_on: `gold` or `generated`, the tokens whose rows were scored.
+        scores: trial metrics, each `[layer, head]`.
+    """
+
+    trial: Trial
+    forced: bool
+    logprob: float
+    generated: str
+    exact: bool
+    rouge: float
+    scored_on: str
+    scores: dict[str, np.ndarray]
+
+    @property
+    def passed(self) -> bool:
+        """The model answers: by the forced test, word for word, or by ROUGE as published."""
+        return self.forced or self.exact or self.rouge > ROUGE_PASS
+
+
+def measure(
+    model: "HFModel",
+    prefix: Prefix,
+    context: Context,
+    trials: Sequence[Trial],
+    fmt: Format,
+    *,
+    generate: bool = True,
+    n_new: int = 24,
+    seed: int = 0,
+) -> list[Outcome]:
+    """All trials of one context, from the gold answer's rows; failures are generated and redone.
+
+    Where teacher forcing shows that greedy decoding gives the gold answer, nothing is generated:
+    the row of each answer token is the row that its decoding step would show.
+    """
+    null = _null_weights(model, prefix, context, trials, fmt)
+    rows = _score_rows(model, prefix, context, trials, [()] * len(trials), null, seed)
+    outcomes = [
+        Outcome(
+            trial, forced, logprob, trial.value if forced else "", forced, float(forced), "gold",
+            values,
+        )
+        for trial, (forced, logprob, values) in zip(trials, rows, strict=True)
+    ]  # fmt: skip
+    failed = [i for i, o in enumerate(outcomes) if not o.forced]
+    if not generate or not failed:
+        return outcomes
+    texts = model.generate(
+        prefix,
+        [trials[i].suffix for i in failed],
+        at=[trials[i].length for i in failed],
+        max_new_tokens=n_new,
+        stop=stop_tokens(model),
+    )
+    redo, before = [], []
+    for i, ids in zip(failed, texts, strict=True):
+        outcomes[i] = _with_text(outcomes[i], fmt.tokenizer.decode(ids))
+        at = _find(ids, trials[i].answer)
+        if outcomes[i].exact and at is not None:
+            redo.append(i)
+            before.append(tuple(ids[:at]))
+    if redo:
+        chosen = [trials[i] for i in redo]
+        again = _score_rows(
+            model, prefix, context, chosen, before, [null[i] for i in redo], seed
+        )
+        for i, (_, _, values) in zip(redo, again, strict=True):
+            outcomes[i] = _rescored(outcomes[i], values)
+    return outcomes
+
+
+def stop_tokens(model: "HFModel") -> list[int]:
+    """Tokens that end an answer: whatever the model's own generation settings name."""
+    config = getattr(model.hf, "generation_config", None)
+    ids = getattr(config, "eos_token_id", None)
+    if ids is None:
+        ids = model.tokenizer.eos_token_id
+    return [i for i in (ids if isinstance(ids, list) else [ids]) if i is not None]
+
+
+def _with_text(outcome: Outcome, text: str) -> Outcome:
+    value = outcome.trial.value
+    return Outcome(
+        outcome.trial, False, outcome.logprob, text, contains(value, text),
+        rouge1_recall(value, text), "gold", outcome.scores,
+    )  # fmt: skip
+
+
+def _rescored(outcome: Outcome, values: dict[str, np.ndarray]) -> Outcome:
+    return Outcome(
+        outcome.trial, False, outcome.logprob, outcome.generated, outcome.exact, outcome.rouge,
+        "generated", values,
+    )  # fmt: skip
+
+
+def _find(ids: Sequence[int], answer: Sequence[int]) -> int | None:
+    n = len(answer)
+    return next((i for i in range(len(ids) - n + 1) if tuple(ids[i : i + n]) == answer), None)
+
+
+def _slots(positions: Sequence[range], width: int, n_rows: int) -> Tensor:
+    """The same key positions for every row, `[row, width]`, -1 where a needle is shorter."""
+    keys = torch.full((width,), -1, dtype=torch.long)
+    flat = [p for span in positions for p in span]
+    keys[: len(flat)] = torch.tensor(flat)
+    return keys.expand(n_rows, -1)
+
+
+def _null_weights(
+    model: "HFModel",
+    prefix: Prefix,
+    context: Context,
+    trials: Sequence[Trial],
+    fmt: Format,
+) -> list[np.ndarray]:
+    """Mean weight from the tokens of an empty question on each trial's needle tokens."""
+    tail = fmt.tail(NULL_QUESTION)
+    lengths = sorted({t.length for t in trials})
+    spans = [range(p.start, p.stop) for p in context.planted]
+    width = sum(map(len, spans))
+    keys = _slots(spans, width, len(tail.question))
+    read = RowRead((tuple(tail.question),) * len(lengths), keys=(keys,) * len(lengths))
+    trace = model.extend(prefix, [tail.tokens] * len(lengths), at=lengths, read=[read]).rows[0]
+    starts = np.cumsum([0, *map(len, spans)])
+    out = []
+    for trial in trials:
+        rows = trace.suffix == lengths.index(trial.length)
+        assert trace.at_keys is not None
+        weights = trace.at_keys[:, :, rows].mean(2).numpy()
+        out.append(weights[..., starts[trial.planted] : starts[trial.planted + 1]])
+    return out
+
+
+def _score_rows(
+    model: "HFModel",
+    prefix: Prefix,
+    context: Context,
+    trials: Sequence[Trial],
+    before: Sequence[tuple[int, ...]],
+    null: Sequence[np.ndarray],
+    seed: int,
+) -> list[tuple[bool, float, dict[str, np.ndarray]]]:
+    """Teacher-force the answers behind what the model said before them, and read their rows."""
+    starts = [len(t.suffix) + len(b) for t, b in zip(trials, before, strict=True)]
+    suffixes = [
+        (*t.suffix, *b, *t.answer[:-1]) for t, b in zip(trials, before, strict=True)
+    ]  # the last answer token predicts nothing that is scored
+    answer_rows = [
+        tuple(range(s - 1, s - 1 + len(t.answer))) for s, t in zip(starts, trials, strict=True)
+    ]
+    spans = [range(context.planted[t.planted].start, context.planted[t.planted].stop) for t in trials]
+    width = max(map(len, spans))
+    answers = RowRead(
+        tuple(answer_rows),
+        keys=tuple(_slots([s], width, len(r)) for s, r in zip(spans, answer_rows, strict=True)),
+        directions=_directions(model, context, trials, seed) if _can_write(model) else None,
+    )
+    asked = RowRead(
+        tuple(tuple(t.question) for t in trials),
+        keys=tuple(_slots([s], width, len(t.question)) for s, t in zip(spans, trials, strict=True)),
+    )
+    trace = model.extend(
+        prefix,
+        suffixes,
+        at=[t.length for t in trials],
+        read=[answers, asked],
+        logits=answer_rows,
+    )
+    logprobs = trace.logits.log_softmax(-1).split([len(r) for r in answer_rows])
+    return [
+        _one(trial, i, context, trace.rows, logprobs[i], null[i]) for i, trial in enumerate(trials)
+    ]
+
+
+def _can_write(model: "HFModel") -> bool:
+    """Whether contributions can be read: heads are only projected, and the final norm is known."""
+    anatomy = model.anatomy
+    known = all(anatomy.projections[i] is not None for i in model.spec.attention_layers)
+    return known and anatomy.final_norm is not None
+
+
+def _one(
+    trial: Trial,
+    index: int,
+    context: Context,
+    rows: Sequence[RowTrace],
+    logprobs: Tensor,
+    null: np.ndarray,
+) -> tuple[bool, float, dict[str, np.ndarray]]:
+    place = context.planted[trial.planted]
+    answers, asked = rows
+    mine = answers.suffix == index
+    ids = torch.tensor(trial.answer)
+    argmax = answers.argmax[:, :, mine].numpy()
+    assert answers.at_keys is not None and asked.at_keys is not None
+    n_needle = place.stop - place.start
+    mass = answers.at_keys[:, :, mine].numpy()
+    question = asked.at_keys[:, :, asked.suffix == index].mean(2).numpy()[..., :n_needle]
+    hits = scores.copied(argmax, ids.numpy(), place.answer, ids.numpy())
+    absent = np.isnan(mass).all(axis=(2, 3))
+    values = {
+        "copy": scores.copy_score(hits),
+        "copy_exact": scores.copy_exact(argmax, place.answer),
+        "mass": mass.sum(-1).mean(-1),
+        "query_focus": scores.query_focus(question, null),
+        "frequency": hits.any(axis=(2, 3)).astype(float),
+    }
+    if answers.toward is not None:
+        values["write"] = answers.toward[:, :, mine].sum(-1).mean(-1).numpy()
+    values = {
+        name: np.where(absent, np.nan, v).astype(np.float32) for name, v in values.items()
+    }
+    best = logprobs.argmax(-1)
+    gold = logprobs.gather(-1, ids[:, None]).sum().item()
+    return bool((best == ids).all()), gold, values
+
+
+def _directions(
+    model: "HFModel", context: Context, trials: Sequence[Trial], seed: int
+) -> Tensor:
+    """Unembedding of each answer token minus that of another value's token in its place."""
+    unembed = model.hf.get_output_embeddings().weight
+    wanted, contrast = [], []
+    for trial in trials:
+        needle = context.planted[trial.planted].needle
+        others = [v for v in needle.values if v != trial.value] or [trial.value]
+        other = tokenise(needle, others[seed % len(others)], model.tokenizer).answer_ids
+        wanted += trial.answer
+        contrast += [other[t] if t < len(other) else other[-1] for t in range(len(trial.answer))]
+    return (unembed[wanted] - unembed[contrast]).float().detach()

@@ -1,0 +1,1 @@
+"""Faces: command line, figures, page. No science is computed here."""

@@ -95,9 +95,7 @@ def measure(
             before.append(tuple(ids[:at]))
     if redo:
         chosen = [trials[i] for i in redo]
-        again = _score_rows(
-            model, prefix, context, chosen, before, [null[i] for i in redo], seed
-        )
+        again = _score_rows(model, prefix, context, chosen, before, [null[i] for i in redo], seed)
         for i, (_, _, values) in zip(redo, again, strict=True):
             outcomes[i] = _rescored(outcomes[i], values)
     return outcomes
@@ -182,7 +180,9 @@ def _score_rows(
     answer_rows = [
         tuple(range(s - 1, s - 1 + len(t.answer))) for s, t in zip(starts, trials, strict=True)
     ]
-    spans = [range(context.planted[t.planted].start, context.planted[t.planted].stop) for t in trials]
+    spans = [
+        range(context.planted[t.planted].start, context.planted[t.planted].stop) for t in trials
+    ]
     width = max(map(len, spans))
     answers = RowRead(
         tuple(answer_rows),
@@ -241,20 +241,17 @@ def _one(
     }
     if answers.toward is not None:
         values["write"] = answers.toward[:, :, mine].sum(-1).mean(-1).numpy()
-    values = {
-        name: np.where(absent, np.nan, v).astype(np.float32) for name, v in values.items()
-    }
+    values = {name: np.where(absent, np.nan, v).astype(np.float32) for name, v in values.items()}
     best = logprobs.argmax(-1)
     gold = logprobs.gather(-1, ids[:, None]).sum().item()
     return bool((best == ids).all()), gold, values
 
 
-def _directions(
-    model: "HFModel", context: Context, trials: Sequence[Trial], seed: int
-) -> Tensor:
+def _directions(model: "HFModel", context: Context, trials: Sequence[Trial], seed: int) -> Tensor:
     """Unembedding of each answer token minus that of another value's token in its place."""
     unembed = model.hf.get_output_embeddings().weight
-    wanted, contrast = [], []
+    wanted: list[int] = []
+    contrast: list[int] = []
     for trial in trials:
         needle = context.planted[trial.planted].needle
         others = [v for v in needle.values if v != trial.value] or [trial.value]

@@ -28,9 +28,7 @@ def neighbourhood(model: "HFModel", plan: "ScanPlan", result: "ScanResult") -> d
         if t.name == name
     )
     place = context.planted[trial.planted]
-    span = range(
-        max(0, place.start - MARGIN), min(trial.length, place.stop + MARGIN)
-    )
+    span = range(max(0, place.start - MARGIN), min(trial.length, place.stop + MARGIN))
     heads = _best(result)
     suffix = (*trial.suffix, *trial.answer[:-1])
     rows = tuple(range(len(trial.suffix) - 1, len(suffix)))

@@ -10,7 +10,7 @@ over trials in which nothing could be scored. `circuits.wu2024` is the protocol 
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -241,11 +241,3 @@ def _write_whole(path: Path, data: bytes) -> None:
         fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)
-
-
-def settings_from(values: dict[str, Any]) -> ScanSettings:
-    """Settings from plain values, such as a result file's."""
-    known = asdict(ScanSettings())
-    return ScanSettings(
-        **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known}
-    )

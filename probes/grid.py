@@ -8,12 +8,12 @@ exact by assembly from token pieces; nothing is searched for afterwards.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from interp.errors import PromptError
 from probes.format import Format, encode
 from probes.haystack import Haystack
-from probes.needle import Needle, NeedleTokens, load_needles, select, spread, tokenise, value_for
+from probes.needle import Needle, NeedleTokens, tokenise, value_for
 
 Mode = Literal["shared", "single"]
 
@@ -90,7 +90,9 @@ def positions(
     At depth 1 a needle ends with the context, so it begins one needle earlier.
     """
     wanted = sorted(
-        n_head + round(depth * (length - n_head - n_needle)) for length in lengths for depth in depths
+        n_head + round(depth * (length - n_head - n_needle))
+        for length in lengths
+        for depth in depths
     )
     kept: list[int] = []
     for position in wanted:

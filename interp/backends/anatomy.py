@@ -82,7 +82,7 @@ def first(value: Any) -> Any:
     return value[0] if isinstance(value, tuple) else value
 
 
-def dissect(model: nn.Module, run: Callable[[Tensor, list], None], n_vocab: int) -> Anatomy:
+def dissect(model: Any, run: Callable[[Tensor, list], None], n_vocab: int) -> Anatomy:
     """Watch `run(tokens, calls)`, one forward that records its attention calls, and name parts.
 
     Raises:
@@ -151,9 +151,7 @@ def _attention_by_layer(layers: nn.ModuleList, watch: _Watch) -> tuple[nn.Module
     )
 
 
-def _spec(
-    model: nn.Module, attention: tuple[nn.Module | None, ...], watch: _Watch
-) -> ModelSpec:
+def _spec(model: Any, attention: tuple[nn.Module | None, ...], watch: _Watch) -> ModelSpec:
     seen = {id(m): call for m, call in watch.calls}
     shapes = {(c["n_heads"], c["n_kv_heads"], c["d_head"]) for c in seen.values()}
     if len(shapes) != 1:
@@ -189,7 +187,9 @@ def _projection(attention: nn.Module, watch: _Watch) -> nn.Module | None:
         module = getattr(attention, name, None)
         if module is None or id(module) not in watch.outputs:
             continue
-        same = torch.equal(watch.outputs[id(module)], watch.outputs.get(id(attention), torch.empty(0)))
+        same = torch.equal(
+            watch.outputs[id(module)], watch.outputs.get(id(attention), torch.empty(0))
+        )
         call = next(c for m, c in watch.calls if m is attention)
         z = call["z"].flatten(-2)
         if same and torch.equal(watch.inputs[id(module)].reshape(z.shape), z):
@@ -197,7 +197,7 @@ def _projection(attention: nn.Module, watch: _Watch) -> nn.Module | None:
     return None
 
 
-def projection_weight(module: nn.Module) -> Tensor:
+def projection_weight(module: Any) -> Tensor:
     """`[head x d_head, d_model]`, whichever way round the module keeps it."""
     transposed = type(module).__name__ == "Conv1D"
     return module.weight if transposed else module.weight.T
@@ -210,9 +210,9 @@ def _post_norm(layer: nn.Module, attention: nn.Module | None, watch: _Watch) -> 
     out = watch.outputs[id(attention)]
     for module in layer.modules():
         given = watch.inputs.get(id(module))
-        if _is_norm(module) and given is not None and given.shape == out.shape:
-            if torch.equal(given, out):
-                return measure_norm(module, out.shape[-1], out)
+        same = given is not None and given.shape == out.shape and torch.equal(given, out)
+        if same and _is_norm(module):
+            return measure_norm(module, out.shape[-1], out)
     return None
 
 

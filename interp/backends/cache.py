@@ -51,6 +51,7 @@ class FillingLayer(_WholeLayer):
             self.keys = _buffer(key_states, self.n_tokens)
             self.values = _buffer(value_states, self.n_tokens)
         stop = self.n_seen + key_states.shape[-2]
+        assert self.keys is not None and self.values is not None
         self.keys[:, :, self.n_seen : stop] = key_states
         self.values[:, :, self.n_seen : stop] = value_states
         self.n_seen = stop
@@ -65,7 +66,9 @@ class ExtendingLayer(_WholeLayer):
 
     def __init__(self, keys: Tensor | None, values: Tensor | None, n_prefix: int, keep: bool):
         super().__init__()
-        self.prefix = None if keys is None else (keys[:, :, :n_prefix], values[:, :, :n_prefix])
+        self.prefix: tuple[Tensor, Tensor] | None = None
+        if keys is not None and values is not None:
+            self.prefix = (keys[:, :, :n_prefix], values[:, :, :n_prefix])
         self.n_seen = n_prefix
         self.keep = keep
         self.tail: tuple[Tensor, Tensor] | None = None
@@ -74,12 +77,22 @@ class ExtendingLayer(_WholeLayer):
         """Return prefix, kept tokens and new tokens, joined."""
         tail = (key_states, value_states)
         if self.tail is not None:
-            tail = tuple(torch.cat(pair, dim=-2) for pair in zip(self.tail, tail, strict=True))
+            tail = _joined(self.tail, tail)
         if self.keep:
             self.tail = tail
             self.n_seen += key_states.shape[-2]
         assert self.prefix is not None, "a layer without a prefix was asked for its keys"
-        return tuple(torch.cat(pair, dim=-2) for pair in zip(self.prefix, tail, strict=True))
+        return _joined(self.prefix, tail)
+
+
+def _joined(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return torch.cat([a[0], b[0]], dim=-2), torch.cat([a[1], b[1]], dim=-2)
+
+
+def contents(cache: Cache) -> tuple[tuple[Tensor | None, ...], tuple[Tensor | None, ...]]:
+    """Keys and values of every layer."""
+    layers = [layer for layer in cache.layers if isinstance(layer, CacheLayerMixin)]
+    return tuple(layer.keys for layer in layers), tuple(layer.values for layer in layers)
 
 
 def filling(n_layers: int, n_tokens: int) -> Cache:
@@ -91,8 +104,8 @@ def extending(
     keys: Sequence[Tensor | None], values: Sequence[Tensor | None], n_prefix: int, *, keep: bool
 ) -> Cache:
     """A cache that continues the first `n_prefix` tokens of a prefix."""
-    layers = [ExtendingLayer(k, v, n_prefix, keep) for k, v in zip(keys, values, strict=True)]
-    return Cache(layers=layers)
+    pairs = zip(keys, values, strict=True)
+    return Cache(layers=[ExtendingLayer(k, v, n_prefix, keep) for k, v in pairs])
 
 
 def _buffer(like: Tensor, n_tokens: int) -> Tensor:

@@ -209,4 +209,3 @@ def _on_output(visit: Any) -> Any:
         return (visit(first(out)), *out[1:]) if isinstance(out, tuple) else visit(out)
 
     return hook
-

@@ -7,6 +7,7 @@ between calls the model is as it was handed in.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ class HFModel:
 
     name = "hf"
 
-    def __init__(self, model: nn.Module, tokenizer=None, *, source=None) -> None:  # noqa: ANN001
+    def __init__(self, model: Any, tokenizer: Any = None, *, source: Any = None) -> None:
         sessions.register()
         self.hf = model
         self.tokenizer = tokenizer
@@ -97,8 +98,7 @@ class HFModel:
                 progress(stop, len(tokens))
         assert logits is not None
         trace = run.trace(logits)
-        keys = tuple(layer.keys for layer in cache.layers)
-        values = tuple(layer.values for layer in cache.layers)
+        keys, values = caches.contents(cache)
         return Prefix(tokens, keys, values, logits[0], trace if read or edits else None)
 
     def extend(
@@ -163,7 +163,7 @@ class HFModel:
         run.trace(torch.empty(0))
         return [done[i] for i in range(len(lengths))]
 
-    def _decode(self, prefix, suffixes, at, group, run, n_new, stop) -> dict[int, list[int]]:  # noqa: ANN001
+    def _decode(self, prefix, suffixes, at, group, run, n_new, stop) -> dict[int, list[int]]:
         lengths = [len(suffixes[i]) for i in group]
         n_prefix = max(at[i] for i in group)
         layout = packed(n_prefix, lengths, [at[i] for i in group])
@@ -231,7 +231,7 @@ class HFModel:
 class _Run:
     """One call of the primitive: its reads and edits over all the forwards that it needs."""
 
-    def __init__(self, model, lengths, read, edits, *, open_end: bool = False) -> None:  # noqa: ANN001
+    def __init__(self, model, lengths, read, edits, *, open_end: bool = False) -> None:
         self.model = model
         anatomy = model.anatomy
         self.rows = [RowCollector(r, lengths, anatomy) for r in read if isinstance(r, RowRead)]
@@ -251,8 +251,10 @@ class _Run:
         model = self.model
         busy = bool(self.rows or self.sites or self.edits)
         session = Session(layout.to(model.device), on_layer=self._on_layer if busy else None)
-        for part in (*self.rows, *self.sites, *self.edits):
-            part.begin(*((spans, session) if isinstance(part, RowCollector) else (spans,)))
+        for rows in self.rows:
+            rows.begin(spans, session)
+        for part in (*self.sites, *self.edits):
+            part.begin(spans)  # type: ignore[attr-defined]
         self.columns = [_knockout_columns(e, layout) for e in self.edits]
         with ExitStack() as stack:
             stack.enter_context(model.tapped())
@@ -266,8 +268,8 @@ class _Run:
                 use_cache=True,
                 **_keep(model.hf, logit_rows, model.device),
             )
-        for part in self.rows:
-            part.end(spans, session)
+        for rows in self.rows:
+            rows.end(spans, session)
         logits = out.logits[0]
         if logits.shape[0] != len(logit_rows):
             logits = logits[list(logit_rows)]
@@ -318,17 +320,21 @@ def _norm_hooks(anatomy: Anatomy, rows: Sequence[RowCollector]) -> Iterator[None
     reading = [r for r in rows if r.read.directions is not None]
     with ExitStack() as stack:
         if reading and anatomy.final_norm is not None:
-            hook = anatomy.final_norm.module.register_forward_pre_hook(
-                lambda _m, args: [r.on_final_norm(args[0]) for r in reading] and None
-            )
+
+            def final(_module: nn.Module, args: tuple) -> None:
+                for r in reading:
+                    r.on_final_norm(args[0])
+
+            hook = anatomy.final_norm.module.register_forward_pre_hook(final)
             stack.callback(hook.remove)
         for layer, norm in enumerate(anatomy.post_norms if reading else ()):
             if norm is not None:
-                hook = norm.module.register_forward_pre_hook(
-                    lambda _m, args, layer=layer: [r.on_post_norm(layer, args[0]) for r in reading]
-                    and None
-                )
-                stack.callback(hook.remove)
+
+                def post(_module: nn.Module, args: tuple, layer: int = layer) -> None:
+                    for r in reading:
+                        r.on_post_norm(layer, args[0])
+
+                stack.callback(norm.module.register_forward_pre_hook(post).remove)
         yield
 
 

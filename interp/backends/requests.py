@@ -57,7 +57,7 @@ class RowCollector:
         self.offsets = torch.tensor([0, *map(len, self.positions)]).cumsum(0).tolist()
         self.parts: list[RowTrace] = []
         self.order: list[int] = []
-        self.layer_whole = {h.layer: [] for h in read.whole}
+        self.layer_whole: dict[int, list[int]] = {h.layer: [] for h in read.whole}
         for head in read.whole:
             anatomy.spec.check_head(head)
             self.layer_whole[head.layer].append(head.head)
@@ -96,8 +96,8 @@ class RowCollector:
         if self.read.keys is not None and wanted:
             keys = torch.cat([torch.as_tensor(k) for k in self.read.keys])[wanted].long()
             device = session.layout.k_pos.device
-            segment = session.layout.q_seg[self.index]
-            self.columns = session.layout.columns(segment, keys.to(device))
+            home = session.layout.q_seg[self.index]
+            self.columns = session.layout.columns(home, keys.to(device))
         self.folded = None
         if self.read.directions is not None and wanted:
             directions = self.read.directions[wanted].float()

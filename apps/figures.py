@@ -85,9 +85,11 @@ def head_map(result: "ScanResult", metric: str = "copy") -> go.Figure:
     )  # fmt: skip
     n_layers, n_heads = result.shape
     _titled(fig, result, f"{METRICS[metric].title} of each head", _over(result, metric),
-            f"outlined and numbered: the top {len(first)}; layer 0 at the bottom")  # fmt: skip
+            f"outlined: the top {len(first)} with their ranks")  # fmt: skip
     fig.update_xaxes(title="head", **_counted(n_heads), range=[-0.5, n_heads - 0.5])
-    fig.update_yaxes(title="layer", **_counted(n_layers), range=[-0.5, n_layers - 0.5])
+    fig.update_yaxes(
+        title="layer (0 at the bottom)", **_counted(n_layers), range=[-0.5, n_layers - 0.5]
+    )
     return fig.update_layout(
         height=190 + n_layers * (20 if n_layers > 20 else 30),
         width=max(700, 250 + 36 * n_heads) if n_heads <= 16 else None,
@@ -108,8 +110,8 @@ def ranked(result: "ScanResult", metric: str = "copy", n: int = 20) -> go.Figure
     if metric in ("copy", "copy_exact"):
         line = result.settings["threshold"]
         fig.add_vline(x=line, line={"color": INK, "dash": "dash", "width": 1.5})
-        fig.add_annotation(x=line, y=0, yref="paper", yanchor="bottom", xanchor="left", xshift=4,
-                           text=f"{line:g}: threshold", showarrow=False)  # fmt: skip
+        fig.add_annotation(x=line, y=1, yref="paper", yanchor="bottom", xanchor="center",
+                           text=f"threshold {line:g}", showarrow=False)  # fmt: skip
     _titled(fig, result, f"{METRICS[metric].title}: the {len(heads)} best heads",
             _over(result, metric), _whiskers(result, metric))  # fmt: skip
     fig.update_xaxes(title=METRICS[metric].title, rangemode="tozero")
@@ -204,10 +206,9 @@ def profile(result: "ScanResult", metric: str = "copy") -> go.Figure:
         ), 1, 2,
     )  # fmt: skip
     n_layers, n_heads = result.shape
-    left_out = n_layers - len(layers)
+    left_out = f"; {n_layers - len(layers)} without attention" if len(layers) < n_layers else ""
     _titled(fig, result, f"{METRICS[metric].title} by layer", _over(result, metric),
-            f"{n_heads} heads a layer; layer 0 at the bottom"
-            + (f"; {left_out} layers have no attention" if left_out else ""), panels=True)  # fmt: skip
+            f"{n_heads} heads a layer; layer 0 at the bottom{left_out}", panels=True)  # fmt: skip
     fig.update_yaxes(**_counted(n_layers), range=[-0.7, n_layers - 0.3])
     fig.update_yaxes(title="layer", col=1)
     fig.update_xaxes(rangemode="tozero", col=1)
@@ -242,8 +243,9 @@ def attention(result: "ScanResult", head: "str | Head | None" = None) -> go.Figu
         fig.add_annotation(x=start - 0.5, y=1, yref="paper", text=key, showarrow=False,
                            xanchor="left", yanchor="bottom", font={"color": colour})  # fmt: skip
     _titled(fig, result, f"attention around one needle: {wanted}",
-            f"trial {html.escape(rows['trial'])}",
-            "weight from the row that produces each answer token; 1 = all of it", panels=True)  # fmt: skip
+            f"one trial of {len(result.trials)}, {html.escape(rows['trial'])}",
+            "each row is one answer token being produced; its weights sum to 1 over the context",
+            panels=True)  # fmt: skip
     fig.update_xaxes(title="token of the context (␣ space, ⏎ new line)", tickangle=-90,
                      tickvals=list(range(len(tokens))), ticktext=tokens, showgrid=False,
                      tickfont={"size": 12})  # fmt: skip
@@ -380,6 +382,7 @@ def _cells(values: "pd.DataFrame", text: list[list[str]], name: str) -> go.Heatm
     return go.Heatmap(
         z=values.to_numpy(float), x=[str(c) for c in values.columns],
         y=[f"{d:.0%}" for d in values.index], text=text, texttemplate="%{text}", xgap=2, ygap=2,
+        textfont={"size": 14},
         coloraxis="coloraxis", name=name, hoverongaps=False,
         hovertemplate="depth %{y}, %{x} tokens<br>" + name + ": %{z:.2f}<extra></extra>",
     )  # fmt: skip
@@ -413,7 +416,7 @@ def _counted(n: int) -> dict[str, Any]:
 def _titled(fig: go.Figure, result: "ScanResult", title: str, *below: str, panels: bool = False):
     name = html.escape(result.provenance.model)
     fig.update_layout(
-        title={"text": f"{name}: {title}", "subtitle": {"text": ". ".join(below)}, "x": 0.01,
+        title={"text": f"{name}: {title}", "subtitle": {"text": "; ".join(below)}, "x": 0.01,
                "y": 0.97 if panels else 0.96, "yanchor": "top", "yref": "container"},
         template="plotly_white", font={"size": 13, "color": INK},
         margin={"l": 70, "r": 30, "t": 120 if panels else 90, "b": 60},

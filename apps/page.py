@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from apps.figures import FIGURES, draw, ranking
+from apps.figure_parts import ranking
+from apps.figures import FIGURES, draw
 from circuits.scores import METRICS
 from interp.errors import ResultError
 from interp.store import cannot_write
@@ -33,7 +34,7 @@ LEGENDS = {
     "grid": "Left: which questions the model answered, by length of context and place of the "
     "needle. Right: whether the best head copies everywhere alike.",
     "agreement": "Whether the other scores name the same heads. A low value means that the two "
-    "scores measure different things.",
+    "scores pick different heads.",
 }
 STYLE = """
 :root { color-scheme: light; }
@@ -45,11 +46,12 @@ h2 { font-size: 1.25rem; margin: 2.4rem 0 .5rem; border-bottom: 1px solid #d9dee
   padding: .8rem 1rem; margin: 0; }
 .note { background: #fff6e5; border-left: 4px solid #e69f00; padding: .5rem 1rem; margin: .6rem 0; }
 .wide { overflow-x: auto; }
-figure { margin: 1rem 0 2rem; } figcaption { color: #52606d; max-width: 75ch; }
-table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .55rem; text-align: left; vertical-align: top;
+figure { margin: 1rem 0 2rem; } figcaption { color: #52606d; }
+table { border-collapse: collapse; font-size: .82rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .33rem; text-align: left; vertical-align: top;
   border-bottom: 1px solid #e4e8ec; }
-thead th { background: #f2f4f7; white-space: nowrap; } td.n { text-align: right; }
+thead th { background: #f2f4f7; vertical-align: bottom; line-height: 1.25; }
+td.n { text-align: right; }
 td.n, td:first-child { white-space: nowrap; } pre, code { font-family: ui-monospace, monospace; }
 pre { background: #f2f4f7; padding: .7rem; overflow-x: auto; }
 @media print { body { max-width: none; font-size: 11pt; padding: 0; } .modebar { display: none; }
@@ -85,7 +87,7 @@ def page(result: "ScanResult") -> str:
     title = f"Retrieval heads of {result.provenance.model}"
     answered = bool(result.trials["passed"].any())
     body = [f"<h1>{_safe(title)}</h1>", f'<p class="answer">{_safe(answer(result))}</p>']
-    body += [f'<p class="note">{_safe(note)}</p>' for note in result.notes]
+    body += [f'<p class="note">{_safe(_sentence(note))}</p>' for note in result.notes]
     if answered:
         body += ["<h2>Figures</h2>", *_figures(result)]
         body += [f"<h2>The {N_BEST} best heads</h2>", _best_table(result)]
@@ -110,13 +112,15 @@ def answer(result: "ScanResult") -> str:
     line, n = result.settings["threshold"], len(heads)
     above = int((heads["score"] > line).sum())
     words = [
-        f"In {result.provenance.model}, {above} of {n} heads ({above / n:.1%}) have a copy score "
-        f"above {line:g}: for more than {line:.0%} of an answer's tokens, on average, their "
+        f"In {result.provenance.model}, {above} of {n} heads ({100 * above / n:.1f} %) have a "
+        f"copy score above {line:g}: for more than {100 * line:g} % of an answer's tokens their "
         "strongest attention sits on that token in the context while the model produces it."
     ]
     if heads["p_above"].notna().all():
         sure = int((heads["p_above"] >= 0.975).sum())
-        words.append(f"Of these, {sure} stay above it in 97.5 % of bootstrap draws.")
+        words.append(
+            f"Of these, {sure} stay above it in at least 97.5 % of bootstrap draws over needles."
+        )
     first = heads.sort_values("score", ascending=False, kind="stable").head(3)
     words.append(f"The best: {', '.join(_scored(row) for row in first.itertuples())}.")
     return " ".join([*words, _trust(result)])
@@ -126,10 +130,10 @@ def _trust(result: "ScanResult") -> str:
     """What the scores rest on."""
     share, t = result.yields(), result.trials
     words = [
-        f"The model answered {int(t['passed'].sum())} of {len(t)} questions "
-        f"({share['passed']:.0%}; {share['exact']:.0%} word for word, {share['forced']:.0%} with "
-        f"each answer token its likeliest), about {t['needle'].nunique()} needles; only answered "
-        "questions count."
+        f"The model answered {int(t['passed'].sum())} of {len(t)} questions about "
+        f"{t['needle'].nunique()} needles ({100 * share['passed']:.0f} %; "
+        f"{100 * share['exact']:.0f} % word for word, {100 * share['forced']:.0f} % with each "
+        "answer token its likeliest); only answered questions count."
     ]
     halves = result.reliability()
     if halves is None:
@@ -169,7 +173,7 @@ def _figures(result: "ScanResult") -> Iterable[str]:
             config={"responsive": True, "displaylogo": False},
         )  # fmt: skip
         caption = _safe(LEGENDS.get(kind, ""))
-        yield f'<figure><figcaption>{caption}</figcaption><div class="wide">{picture}</div></figure>'
+        yield f"<figure><figcaption>{caption}</figcaption>{_wide(picture)}</figure>"
         first = False
 
 
@@ -186,12 +190,12 @@ def _best_table(result: "ScanResult") -> str:
     for name in others:
         heads[name] = result.mean(name).reshape(-1)[heads.index]
     heads = heads.sort_values("score", ascending=False, kind="stable").head(N_BEST)
-    k = result.settings["top"]
-    columns = ["head", "copy score", "95 % interval", f"P(top {k})", "P(above)", "roles",
+    k, line = result.settings["top"], result.settings["threshold"]
+    columns = ["head", "copy score", "95 % interval", f"P(top {k})", f"P(> {line:g})", "roles",
                *(METRICS[n].title if n in METRICS else n for n in others)]  # fmt: skip
     rows = [
-        [r["name"], r["score"], "–" if np.isnan(r["low"]) else f"{r['low']:.3f} to {r['high']:.3f}",
-         r["p_top"], r["p_above"], r["roles"].replace("+", ", ") or "–", *(r[n] for n in others)]
+        [r["name"], r["score"], _interval(r["low"], r["high"]), r["p_top"], r["p_above"],
+         r["roles"].replace("+", ", ") or "–", *(r[n] for n in others)]
         for r in heads.to_dict("records")
     ]  # fmt: skip
     return _table(columns, rows)
@@ -231,6 +235,11 @@ def _plain(value: Any) -> str:
     return "–" if value is None or value == "" else str(value)
 
 
+def _interval(low: float, high: float) -> str:
+    """Both ends on one line: word joiners keep the dash from breaking it."""
+    return "–" if np.isnan(low) else f"{low:.2f}\u2060–\u2060{high:.2f}"
+
+
 def _range(low: float, high: float) -> str:
     return "any" if np.isinf(low) or np.isinf(high) else f"{low:g} to {high:g}"
 
@@ -238,12 +247,17 @@ def _range(low: float, high: float) -> str:
 def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     head = "".join(f"<th>{_safe(c)}</th>" for c in columns)
     body = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return _wide(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+
+
+def _wide(inner: str) -> str:
+    """Scrolls by itself where the screen is narrow."""
+    return f'<div class="wide">{inner}</div>'
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, float | np.floating):
-        return '<td class="n">–</td>' if np.isnan(value) else f'<td class="n">{value:.3f}</td>'
+        return '<td class="n">–</td>' if np.isnan(value) else f'<td class="n">{value:.2f}</td>'
     return f"<td>{_safe(value)}</td>"
 
 

@@ -217,7 +217,9 @@ def agreement(values: dict[str, Scores], *, top: int = 20) -> tuple[Sequence[str
     from scipy.stats import spearmanr
 
     names = list(values)
-    flat = {n: np.nan_to_num(values[n].reshape(-1), nan=-np.inf) for n in names}
+    # heads without attention have no score; left in, they would tie and raise every correlation
+    known = ~np.isnan(np.stack([values[n].reshape(-1) for n in names])).any(axis=0)
+    flat = {n: values[n].reshape(-1)[known] for n in names}
     best = {n: set(np.argsort(-flat[n], kind="stable")[:top].tolist()) for n in names}
     out = np.ones((2, len(names), len(names)))
     for i, a in enumerate(names):

@@ -219,7 +219,7 @@ def _row(trial: PublishedTrial, text: str, defects: Collection[str]) -> dict[str
         "value": prompt.answer,
         "length": trial.length,
         "depth": trial.depth,
-        "true_depth": trial.depth if not found else prompt.span[0] / len(prompt.tokens),
+        "true_depth": prompt.span[0] / len(prompt.tokens) if prompt.span else trial.depth,
         "n_answer": len(prompt.answer_ids),
         "forced": False,
         "generated": text,

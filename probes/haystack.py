@@ -17,6 +17,7 @@ from typing import Any
 
 from interp.errors import PromptError
 from probes.corpus import Document, Repetition, check_repetition, load_text, repetition
+from probes.sentences import sentences
 
 __all__ = [
     "Document",
@@ -27,22 +28,10 @@ __all__ = [
     "cut",
     "load_text",
     "repetition",
-    "sentences",
 ]
 
 LONGEST = 200  # tokens; a longer "sentence" (a table, code) is split at whitespace
-
-_ENDING = re.compile(
-    r"(?P<stop>[.!?…]+)[\"'”’»)\]]*(?=\s+[\"'“‘«(\[¿¡]*(?P<next>[^\W_]))"
-    r"|[。！？]+[」』”’）]*(?=\s*\S)"
-    r"|(?<=\S)(?=[^\S\n]*\n[^\S\n]*\n\s*\S)"
-)
-_WORD_BEFORE = re.compile(r"[\w.]+$")
-_NEVER_LAST = re.compile(
-    r"mrs?|ms|mme|mlle|messrs|dr|prof|st|sir|hon|rev|gen|col|maj|capt|lt|sgt|jr"
-    r"|vs|cf|viz|ca|approx|dept|inc|ltd"
-)
-_BEFORE_NUMBER = re.compile(r"nos?|vols?|pp?|figs?|ch|sec|art|c|ll?")
+ANCHOR = "a"  # white space after it starts a token of its own in every tokenizer we know
 
 
 @dataclass(frozen=True)
@@ -56,14 +45,6 @@ class Haystack:
     def n_tokens(self) -> int:
         """Number of tokens in all sentences."""
         return sum(map(len, self.sentences))
-
-
-def sentences(text: str) -> list[str]:
-    """Split into sentences, each with the whitespace before it, so that joining gives `text`."""
-    cuts = [0, *(m.end() for m in _ENDING.finditer(text) if _is_end(text, m))]
-    end = len(text) if len(text) > cuts[-1] else cuts.pop()
-    pieces = [text[a:b] for a, b in itertools.pairwise([*cuts, end])]
-    return [piece for piece in pieces if piece]
 
 
 def cut(
@@ -94,25 +75,13 @@ def cut(
 
 
 def adds_space(tokenizer: Any) -> bool:
-    """Whether the tokenizer puts a space of its own in front of a text (SentencePiece style)."""
-    first = tokenizer.convert_ids_to_tokens(tokenizer("a", add_special_tokens=False)["input_ids"])
-    return bool(first) and first[0].startswith(("▁", "Ġ"))
+    """Whether the tokenizer puts a space of its own in front of a text.
 
-
-def _is_end(text: str, match: re.Match[str]) -> bool:
-    """False after abbreviations and initials, and where the next word is in lower case."""
-    following = match["next"]
-    if following is None:
-        return True  # a paragraph's end, or a full stop of a script without capitals
-    if following.islower():
-        return False
-    word = _WORD_BEFORE.search(text, max(0, match.start() - 20), match.start())
-    if match["stop"] != "." or word is None:
-        return True
-    last = word[0].casefold()
-    initial = (len(last) == 1 and last.isalpha()) or re.fullmatch(r"(\w\.)+\w", last)
-    numbered = following.isdigit() and _BEFORE_NUMBER.fullmatch(last)
-    return not (initial or numbered or _NEVER_LAST.fullmatch(last))
+    SentencePiece models with a dummy prefix do (their space is \u2581), and byte-level BPE with
+    `add_prefix_space` (its space is \u0120).
+    """
+    first = tokenizer.convert_ids_to_tokens(_ids([ANCHOR], tokenizer)[0])
+    return bool(first) and first[0].startswith(("\u2581", "\u0120"))
 
 
 def _tokenise(text: str, tokenizer: Any) -> tuple[tuple[int, ...], ...]:
@@ -134,19 +103,27 @@ def _tokenise(text: str, tokenizer: Any) -> tuple[tuple[int, ...], ...]:
 
 
 def _encode(pieces: list[str], tokenizer: Any, own_space: bool) -> list[list[int]]:
-    """One batch call. A space that the tokenizer adds by itself must not double ours."""
-    if not pieces:
-        return []
-    texts = [p[1:] if own_space and p.startswith(" ") else p for p in pieces]
-    ids: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    if not own_space:
-        return ids
-    # In front of a line break the added space is a token of its own, and not in the text.
-    lone = {tokenizer.convert_tokens_to_ids("▁"), tokenizer.convert_tokens_to_ids("Ġ")}
+    """Ids of each piece as it stands after other text, in one batch call.
+
+    A tokenizer that adds a space would put one before every piece, even before a line break. So
+    each is read behind an anchor, whose tokens are then taken off.
+    """
+    if not own_space or not pieces:
+        return _ids(pieces, tokenizer)
+    anchor = _ids([ANCHOR], tokenizer)[0]
+    whole = _ids([ANCHOR + piece for piece in pieces], tokenizer)
     return [
-        i[1:] if text[:1] == "\n" and i and i[0] in lone else i
-        for text, i in zip(texts, ids, strict=True)
+        # a token that reaches over the seam cannot be parted: then the added space stays
+        ids[len(anchor) :] if ids[: len(anchor)] == anchor else _ids([piece], tokenizer)[0]
+        for piece, ids in zip(pieces, whole, strict=True)
     ]
+
+
+def _ids(texts: list[str], tokenizer: Any) -> list[list[int]]:
+    if not texts:
+        return []
+    ids: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return ids
 
 
 def _middle(piece: str) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.errors import PromptError
+from probes.rouge import contains
 
 SLOT = "{value}"
 
@@ -97,6 +98,7 @@ def _needle(row: Any, place: str) -> Needle:
         raise PromptError(f"{place}: field 'values' lists a value twice; remove one")
     kind, language = (_text(row, field, place) for field in ("kind", "language"))
     name, question = (_text(row, field, place) for field in ("id", "question"))
+    _check_question(question, values, place)
     return Needle(name, kind, language, sentence, question, tuple(values))
 
 
@@ -110,14 +112,24 @@ def _published(row: dict[str, Any], place: str) -> Needle:
         raise PromptError(
             f"{place}: field 'real_needle' must be a part of field 'needle', and occur in it once"
         )
+    question = _text(row, "question", place)
+    _check_question(question, found, place)
     return Needle(
         id=str(row.get("id") or place.rsplit(", ", 1)[1].replace(" ", "-")),
         kind=str(row.get("kind") or "published"),
         language=str(row.get("language") or "en"),
         sentence=sentence.strip().replace(found[0], SLOT),
-        question=_text(row, "question", place),
+        question=question,
         values=(found[0],),
     )
+
+
+def _check_question(question: str, values: list[str], place: str) -> None:
+    for value in values:
+        if contains(value, question):
+            raise PromptError(
+                f"{place}: field 'question' gives the answer {value!r} away; ask without it"
+            )
 
 
 def _text(row: dict[str, Any], field: str, place: str) -> str:

@@ -75,9 +75,7 @@ def published_prompt(
     )
     body = body[: max(0, wanted - len(hidden))]
     at = _place(body, depth, tokenizer, "period_ids" in defects)
-    tail = (
-        f" Using only the text above, answer this question: {needle.question}\nThe answer is:"
-    )
+    tail = f" Using only the text above, answer this question: {needle.question}\nThe answer is:"
     if "retokenise" in defects:
         begin = list(tokenizer("")["input_ids"])
         joined = tokenizer.decode(begin + body[:at] + hidden + body[at:])

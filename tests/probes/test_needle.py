@@ -2,7 +2,7 @@
 
 import collections
 import itertools
-import json
+import random
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -93,6 +93,33 @@ def test_each_needle_is_well_formed(needle):
         assert sum(contains(other, sentence_with(needle, value)) for other in needle.values) == 1
 
 
+def shape(value):
+    """Letters and digits by class: values of one needle must agree in it."""
+    if value.replace(".", "").replace(":", "").isdigit():
+        return "number"
+    return "code" if any(c.isdigit() for c in value) else "words"
+
+
+def test_values_of_a_needle_are_of_one_type():
+    for needle in NEEDLES:
+        assert len({shape(v) for v in needle.values}) == 1, needle.id
+        if shape(needle.values[0]) == "words":
+            # otherwise an answer without the article would count as wrong
+            assert not any(v.startswith(("a ", "an ", "the ")) for v in needle.values), needle.id
+
+
+def test_the_words_before_a_value_point_to_it_alone():
+    """The tool may open the answer with them: they must not occur anywhere else."""
+    text = f" {' '.join(words(' '.join(d.text for d in load_text())))} "
+    whole = {n.id: f" {' '.join(words(n.sentence + ' ' + n.question))} " for n in NEEDLES}
+    for needle in NEEDLES:
+        before = words(needle.sentence.split("{value}")[0])
+        cue = f" {' '.join(before[-6 if needle.language in UNSPACED else -3 :])} "
+        assert len(before) >= 3 and cue not in text, needle.id
+        assert [name for name, said in whole.items() if cue in said] == [needle.id]
+        assert whole[needle.id].count(cue) == 1
+
+
 def test_no_value_is_shared_or_stands_in_a_text_or_another_needle():
     values = [value.casefold() for _, value in PAIRS]
     assert len(set(values)) == len(values)
@@ -157,11 +184,21 @@ def test_spread_is_an_even_partition(n_groups):
             assert likeness == max(others, default=0.0)
 
 
-def test_spread_parts_what_is_alike_better_than_chance():
-    worst = max(max(group.similarity) for group in spread(NEEDLES, 8))
-    chance = [NEEDLES[i::8] for i in range(8)]
-    shuffled = max(similarity(a, b) for g in chance for a, b in itertools.combinations(g, 2))
-    assert worst < 0.26 and worst <= shuffled
+def within(groups):
+    """Mean over needles of the greatest similarity to a mate."""
+    nearest = [max(similarity(n, m) for m in g if m is not n) for g in groups for n in g]
+    return sum(nearest) / len(nearest)
+
+
+@pytest.mark.parametrize("n_groups", [4, 8])
+def test_spread_parts_what_is_alike_better_than_chance(n_groups):
+    made = [group.needles for group in spread(NEEDLES, n_groups)]
+    for seed in range(20):
+        mixed = random.Random(seed).sample(NEEDLES, len(NEEDLES))
+        assert within(made) < within([mixed[i::n_groups] for i in range(n_groups)])
+
+
+def test_spread_refuses_more_groups_than_needles():
     with pytest.raises(PromptError, match="cannot spread"):
         spread(NEEDLES[:3], 4)
 
@@ -188,6 +225,7 @@ def test_every_needle_round_trips(tokenizer):
         answer = tokenizer.decode(list(made.answer_ids))
         assert answer.strip() == value
         assert (head + answer)[: len(before)] == before
+        assert head.rstrip() == before.rstrip() and before.startswith(head)
         assert tuple(made.ids[made.answer.start - len(made.lead) : made.answer.start]) == made.lead
         assert not tokenizer.decode(list(made.lead)).strip()
 
@@ -243,71 +281,3 @@ def test_what_a_tokenizer_cannot_place_is_refused():
 
     with pytest.raises(PromptError, match="use_fast=True"):
         tokenise(PLAIN, "4175", Slow())
-
-
-# files
-
-
-def row(**changes):
-    full = {"id": "a", "kind": "fact", "language": "en", "sentence": "It is {value}."}
-    return {**full, "question": "What?", "values": ["x y", "z w"], **changes}
-
-
-@pytest.mark.parametrize("array", [False, True])
-def test_a_users_file_in_our_layout(tmp_path, array):
-    rows = [row(), row(id="b")]
-    text = json.dumps(rows) if array else "\n\n".join(map(json.dumps, rows))
-    path = tmp_path / "mine.json"
-    path.write_text(text, "utf-8")
-    made = load_needles(path)
-    assert [n.id for n in made] == ["a", "b"] and made[0].values == ("x y", "z w")
-
-
-def test_the_published_layout(tmp_path):
-    path = tmp_path / "published.jsonl"
-    first = {"needle": "\nWe left because of rain.\n", "question": "Why?", "id": 1}
-    second = {"needle": "Best is tea and toast at noon.", "question": "What is best?"}
-    rows = [
-        first | {"real_needle": "Because of rain"},
-        second | {"real_needle": "tea and toast", "language": "en"},
-    ]
-    path.write_text("\n".join(map(json.dumps, rows)), "utf-8")
-    one, two = load_needles(path)
-    assert one == Needle("1", "published", "en", "We left {value}.", "Why?", ("because of rain",))
-    assert two.id == "line-2" and sentence_with(two, two.values[0]) == second["needle"]
-
-
-@pytest.mark.parametrize(
-    ("bad", "message"),
-    [
-        ({k: v for k, v in row().items() if k != "question"}, "field 'question' is missing"),
-        (row(sentence="It is."), "'sentence' must hold {value} exactly once"),
-        (row(values=[]), "'values' must be a list"),
-        (row(values=["x", "x"]), "lists a value twice"),
-        (row(kind=" "), "field 'kind' must be a text"),
-        (row(id="ok"), "id 'ok' occurs twice"),
-        ({"needle": "A b c.", "question": "?", "real_needle": "d"}, "'real_needle' must be a part"),
-        ({"needle": "b b", "question": "?", "real_needle": "b"}, "occur in it once"),
-        ({"needle": "b b", "question": "?"}, "field 'real_needle' is missing"),
-        (["list"], "expected a JSON object, got list"),
-    ],
-)
-def test_bad_rows_are_named_by_file_line_and_field(tmp_path, bad, message):
-    path = tmp_path / "mine.jsonl"
-    path.write_text("\n".join([json.dumps(row(id="ok")), json.dumps(bad)]), "utf-8")
-    with pytest.raises(PromptError) as caught:
-        load_needles(path)
-    assert "mine.jsonl, line 2" in str(caught.value) and message in str(caught.value)
-
-
-def test_bad_files_are_named(tmp_path):
-    with pytest.raises(PromptError, match="cannot read"):
-        load_needles(tmp_path / "none.jsonl")
-    for name, content, message in [
-        ("e.jsonl", b"\n", "holds no needle"),
-        ("j.jsonl", b"{oops", "line 1: not JSON"),
-        ("u.jsonl", b"\xff\xfe", "not UTF-8"),
-    ]:
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(PromptError, match=message):
-            load_needles(tmp_path / name)

@@ -4,16 +4,18 @@ Parses, calls the same functions as a notebook does, prints and saves. Nothing h
 before a command needs it, so that help and results answer at once.
 """
 
+import functools
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from apps.console import Lines, fail, say
-from interp.errors import MnemoscopeError, PromptError, ResultError
+from interp.errors import InterruptedRunError, MnemoscopeError, PromptError, ResultError
 
 app = typer.Typer(
     name="mnemoscope",
@@ -32,7 +34,7 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; a GPU if th
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub name.")]
 DeviceMap = Annotated[str | None, typer.Option(help="'auto' spreads a model over several GPUs.")]
-Threads = Annotated[int | None, typer.Option(help="CPU threads; half of the cores if not given.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads; the idle cores if not given.")]
 Lengths = Annotated[str, typer.Option(help="Tokens of context, as 512,1024. Default: four.")]
 Depths = Annotated[str, typer.Option(help="Where needles begin, 0 to 1, as 0,0.5,1.")]
 Haystacks = Annotated[int, typer.Option(help="Contexts at most.")]
@@ -50,12 +52,34 @@ Early = Annotated[bool, typer.Option(help="Stop when the top set is settled.")]
 Generate = Annotated[bool, typer.Option(help="Let the model answer where forcing fails.")]
 
 
+def interruptible(command: Callable) -> Callable:
+    """Ctrl-C is no failure: say what is kept, and leave."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt:
+            raise InterruptedRunError(
+                "interrupted; finished trials of a scan are kept, run it again with --resume"
+            ) from None
+
+    return run
+
+
+def _idle_cores() -> int:
+    """Cores that nothing else uses: more threads than that can be many times slower."""
+    cores = os.cpu_count() or 1
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return max(1, round(cores - load))
+
+
 def _load(model: str, device, dtype, revision, device_map, threads, *, check: bool = True):
     import torch
 
     import interp
 
-    torch.set_num_threads(threads or max(1, (os.cpu_count() or 2) // 2))
+    torch.set_num_threads(threads or _idle_cores())
     return interp.load(
         model, device=device, dtype=dtype, revision=revision, device_map=device_map, check=check
     )
@@ -99,11 +123,15 @@ def _settings(lengths, depths, haystacks, haystack, needles, kinds, languages, m
 
 
 @app.command()
+@interruptible
 def scan(
     model: Model,
     output: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/MODEL.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on with an unfinished run.")] = False,
     preset: Annotated[str, typer.Option(help="default, or wu2024 (as published).")] = "default",
+    defects: Annotated[
+        str, typer.Option(help="For wu2024: 'all', 'none', or names with commas between.")
+    ] = "all",
     lengths: Lengths = "",
     depths: Depths = "0,0.25,0.5,0.75,1",
     haystacks: Haystacks = 6,
@@ -136,12 +164,12 @@ def scan(
     lines = Lines(quiet=as_json)
     loaded = _load(model, device, dtype, revision, device_map, threads)
     lines.say(f"model: {loaded.source.name} ({loaded.source.detail})")
-    result = _scan(loaded, settings, folder, preset, lines)
+    result = _scan(loaded, settings, folder, preset, defects, lines)
     result.settings["command"] = _command(model)
     finish(result, folder, lines, as_json=as_json)
 
 
-def _scan(loaded: Any, settings: Any, folder: Path, preset: str, lines: Any) -> Any:
+def _scan(loaded: Any, settings: Any, folder: Path, preset: str, defects: str, lines: Any) -> Any:
     from circuits.retrieval import scan as run
     from circuits.scan_result import ScanResult
     from interp.errors import UnknownNameError
@@ -156,9 +184,11 @@ def _scan(loaded: Any, settings: Any, folder: Path, preset: str, lines: Any) -> 
         return result
     if preset == "wu2024":
         from circuits.wu2024 import scan as run_published
+        from probes.wu2024 import DEFECTS
 
+        kept = {"all": tuple(DEFECTS), "none": ()}.get(defects, _names(defects))
         with lines.progress() as report:
-            return run_published(loaded, settings, progress=report)
+            return run_published(loaded, settings, defects=kept, progress=report)
     with lines.progress() as report:
         return run(loaded, settings, parts=folder / "parts", progress=report)
 
@@ -171,6 +201,7 @@ def _command(model: str) -> str:
 
 
 @app.command()
+@interruptible
 def plan(
     model: Model,
     lengths: Lengths = "",
@@ -216,6 +247,7 @@ def compare(
 
 
 @app.command()
+@interruptible
 def doctor(
     model: Model,
     device: Device = None,
@@ -241,6 +273,7 @@ def models_list(as_json: AsJson = False) -> None:
 
 
 @models_app.command("fetch")
+@interruptible
 def models_fetch(
     name: Annotated[str, typer.Argument(help="A name from `models list`.")],
     force: Annotated[bool, typer.Option(help="Fetch and convert again.")] = False,
@@ -263,6 +296,7 @@ def models_path(name: Annotated[str, typer.Argument(help="A name from `models li
 
 
 @bench_app.command("scan")
+@interruptible
 def bench_scan(
     model: Model = "smollm2-135m",
     lengths: Lengths = "1024,2048,4096",
@@ -279,6 +313,20 @@ def bench_scan(
     run(loaded, _numbers(lengths, int, "lengths"), output=output, as_json=as_json)
 
 
+@bench_app.command("precision")
+def bench_precision(
+    run_folder: Annotated[Path, typer.Argument(help="A finished scan with the default protocol.")],
+    as_json: AsJson = False,
+) -> None:
+    """What the same interval width would cost with the published grid; the calculation shown."""
+    from apps.console import print_mapping
+    from apps.precision import precision
+    from circuits.scan_result import ScanResult
+
+    figures = precision(ScanResult.load(run_folder))
+    say(json.dumps(figures)) if as_json else print_mapping(figures)
+
+
 def main() -> None:
     """Entry point: errors of ours are one line; anything else is a bug and keeps its traceback."""
     debug = "--debug" in sys.argv
@@ -290,10 +338,7 @@ def main() -> None:
         if debug:
             raise
         fail(str(error))
-        sys.exit(1)
-    except KeyboardInterrupt:
-        fail("interrupted; finished trials are kept, run it again with --resume")
-        sys.exit(130)
+        sys.exit(130 if isinstance(error, InterruptedRunError) else 1)
 
 
 if __name__ == "__main__":

@@ -125,6 +125,7 @@ def _row(outcome: Outcome, context: Any) -> dict[str, Any]:
         "n_competing": sum(p.stop <= trial.length for p in context.planted) - 1,
         "similarity": context.similarity[trial.planted] if context.similarity else 0.0,
         "n_answer": len(trial.answer),
+        "n_suffix": len(trial.suffix) + len(trial.answer),
         "forced": outcome.forced,
         "logprob": outcome.logprob,
         "generated": outcome.generated,
@@ -157,7 +158,11 @@ def _result(
         notes.append("write score: not applicable to this architecture")
     roles = role_scores(model, seed=settings.seed)
     trials = pd.DataFrame([r for d in finished for r in d.rows])
-    kept = settings.as_dict() | {"lengths": list(plan.lengths), "style": plan.fmt.style}
+    kept = settings.as_dict() | {
+        "lengths": list(plan.lengths),
+        "style": plan.fmt.style,
+        "context_length": model.spec.context_length,
+    }
     result = ScanResult(
         kept, provenance(model, seconds=seconds), trials, values, roles, {}, tuple(notes)
     )

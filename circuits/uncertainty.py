@@ -38,7 +38,7 @@ class Uncertainty:
 
 
 def cluster_sums(
-    values: Float[np.ndarray, "trial head"], clusters: Sequence[str]
+    values: Float[np.ndarray, "trial head"], clusters: Sequence[str] | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sum and count of trials in each cluster: `[cluster, head]`, `[cluster]`."""
     names, index = np.unique(np.asarray(clusters), return_inverse=True)
@@ -49,7 +49,7 @@ def cluster_sums(
 
 def bootstrap(
     values: Float[np.ndarray, "trial head"],
-    clusters: Sequence[str],
+    clusters: Sequence[str] | np.ndarray,
     *,
     k: int = 10,
     threshold: float = 0.1,
@@ -104,7 +104,7 @@ class SplitHalf:
 
 def split_half(
     values: Float[np.ndarray, "trial head"],
-    clusters: Sequence[str],
+    clusters: Sequence[str] | np.ndarray,
     *,
     k: int = 10,
     n_splits: int = 100,

@@ -28,6 +28,10 @@ class ResultError(MnemoscopeError, ValueError):
     """A result that cannot be read, written or compared."""
 
 
+class InterruptedRunError(MnemoscopeError):
+    """Stopped by the user."""
+
+
 class UnknownNameError(MnemoscopeError, LookupError):
     """A name that is not in a list of names; the message suggests the nearest ones."""
 

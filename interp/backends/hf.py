@@ -44,6 +44,7 @@ class HFModel:
         self.source = source
         n_vocab = model.get_input_embeddings().num_embeddings
         self.anatomy: Anatomy = dissect(model, self._watched, n_vocab)
+        self._refuse_recurrence()
 
     @property
     def spec(self) -> ModelSpec:
@@ -205,6 +206,17 @@ class HFModel:
     def _watched(self, tokens: Tensor, calls: list) -> None:
         with self.tapped(), Session(None, calls=calls).running():
             self.hf(tokens.to(self.device), use_cache=False)
+
+    def _refuse_recurrence(self) -> None:
+        """A layer with a running state mixes packed suffixes; better no number than a wrong one."""
+        spec = self.spec
+        others = [i for i in range(spec.n_layers) if i not in spec.attention_layers]
+        if others:
+            raise ModelError(
+                f"{spec.architecture}: layers {', '.join(map(str, others[:6]))} have no attention "
+                "rows but a running state (linear attention, state space), for which suffixes "
+                "cannot share a prefix yet; use a model with attention in every layer"
+            )
 
     def _check_length(self, n_tokens: int) -> None:
         limit = self.spec.context_length

@@ -82,3 +82,28 @@ def test_a_result_of_another_version_is_refused(tmp_path):
     assert "schema 99" in one_line_error(run("compare", tmp_path, tmp_path))
     (tmp_path / "result.json").write_text("{")
     assert "cannot be read" in one_line_error(run("compare", tmp_path, tmp_path))
+
+
+@pytest.mark.real
+def test_ctrl_c_keeps_finished_trials_and_resume_goes_on(real, tmp_path):
+    import signal
+    import time
+
+    out = tmp_path / "run"
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    args = ["scan", "smollm2-135m", *SMALL, "--output", str(out)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "apps.cli", *args], cwd=ROOT, env=env,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(out.glob("parts/*.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors.strip().splitlines()[-1].startswith("mnemoscope: interrupted")
+    assert not (out / "result.json").exists()
+    assert "has not finished" in one_line_error(run("compare", out, out))
+    assert run(*args, "--resume").returncode == 0
+    assert (out / "result.json").exists() and not (out / "parts").exists()

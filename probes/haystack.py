@@ -30,7 +30,7 @@ __all__ = [
     "repetition",
 ]
 
-LONGEST = 200  # tokens; a longer "sentence" (a table, code) is split at whitespace
+LONGEST = 100  # tokens; a longer "sentence" is split at whitespace, so that depths stay near
 ANCHOR = "a"  # white space after it starts a token of its own in every tokenizer we know
 
 

@@ -14,6 +14,7 @@ from circuits.scan_result import ScanResult
 from circuits.wu2024 import fast, step_by_step
 from interp.checks import eager
 from interp.errors import PromptError, ResultError, UnknownNameError
+from probes.haystack import LONGEST
 from probes.wu2024 import DEFECTS, PublishedPrompt
 
 pytestmark = pytest.mark.real
@@ -64,11 +65,16 @@ def test_the_grid_holds_every_length_and_depth(plan):
     cells = {(t.length, t.depth) for t in plan.trials[0]}
     assert cells == {(n, d) for n in (300, 600) for d in (0.2, 0.8)}
     for context, group in zip(plan.contexts, plan.trials, strict=True):
-        longest = max(len(p.tokens.ids) for p in context.planted)
+        longest = max(len(p.tokens.ids) for p in plan_needles(plan))
         for trial in group:
-            # needles nearer than two needles are merged, and stand at the end of a sentence
-            off = abs(trial.true_depth - trial.depth) * trial.length
-            assert off < 3 * longest + 60
+            room = trial.length - context.n_head - longest
+            off = abs(context.planted[trial.planted].start - context.n_head - trial.depth * room)
+            # needles nearer than two needles are merged; they stand at ends of sentences
+            assert off <= 2 * longest + LONGEST / 2 + 1
+
+
+def plan_needles(plan):
+    return [place for context in plan.contexts for place in context.planted]
 
 
 @pytest.mark.parametrize("defects", [(), tuple(DEFECTS)], ids=["corrected", "as published"])

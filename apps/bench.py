@@ -4,6 +4,7 @@ All in one run, on one model and the same trials, taken in turn and repeated; th
 counts, because other work on the machine only ever adds time. Ratios are the result, not seconds.
 """
 
+import contextlib
 import gc
 import json
 import platform
@@ -206,10 +207,19 @@ def _reset_peak() -> float | None:
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated() / 1e6
     try:
+        _trim()
         Path("/proc/self/clear_refs").write_text("5")
         return _status("VmRSS")
     except OSError:
         return None
+
+
+def _trim() -> None:
+    """Give freed memory back, or the next case would use it unseen. glibc alone can."""
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _peak_since(before: float | None) -> float | None:

@@ -67,8 +67,7 @@ def measure(
     Where teacher forcing shows that greedy decoding gives the gold answer, nothing is generated:
     the row of each answer token is the row that its decoding step would show.
     """
-    null = _null_weights(model, prefix, context, trials, fmt)
-    rows = _score_rows(model, prefix, context, trials, [()] * len(trials), null, seed)
+    rows = _score_rows(model, prefix, context, trials, [()] * len(trials), fmt, seed)
     outcomes = [
         Outcome(
             trial, forced, logprob, trial.value if forced else "", forced, float(forced), "gold",
@@ -95,7 +94,7 @@ def measure(
             before.append(tuple(ids[:at]))
     if redo:
         chosen = [trials[i] for i in redo]
-        again = _score_rows(model, prefix, context, chosen, before, [null[i] for i in redo], seed)
+        again = _score_rows(model, prefix, context, chosen, before, fmt, seed)
         for i, (_, _, values) in zip(redo, again, strict=True):
             outcomes[i] = _rescored(outcomes[i], values)
     return outcomes
@@ -138,72 +137,73 @@ def _slots(positions: Sequence[range], width: int, n_rows: int) -> Tensor:
     return keys.expand(n_rows, -1)
 
 
-def _null_weights(
-    model: "HFModel",
-    prefix: Prefix,
-    context: Context,
-    trials: Sequence[Trial],
-    fmt: Format,
-) -> list[np.ndarray]:
-    """Mean weight from the tokens of an empty question on each trial's needle tokens."""
-    tail = fmt.tail(NULL_QUESTION)
-    lengths = sorted({t.length for t in trials})
-    spans = [range(p.start, p.stop) for p in context.planted]
-    width = sum(map(len, spans))
-    keys = _slots(spans, width, len(tail.question))
-    read = RowRead((tuple(tail.question),) * len(lengths), keys=(keys,) * len(lengths))
-    trace = model.extend(prefix, [tail.tokens] * len(lengths), at=lengths, read=[read]).rows[0]
-    starts = np.cumsum([0, *map(len, spans)])
-    out = []
-    for trial in trials:
-        rows = trace.suffix == lengths.index(trial.length)
-        assert trace.at_keys is not None
-        weights = trace.at_keys[:, :, rows].mean(2).numpy()
-        out.append(weights[..., starts[trial.planted] : starts[trial.planted + 1]])
-    return out
-
-
 def _score_rows(
     model: "HFModel",
     prefix: Prefix,
     context: Context,
     trials: Sequence[Trial],
     before: Sequence[tuple[int, ...]],
-    null: Sequence[np.ndarray],
+    fmt: Format,
     seed: int,
 ) -> list[tuple[bool, float, dict[str, np.ndarray]]]:
-    """Teacher-force the answers behind what the model said before them, and read their rows."""
-    starts = [len(t.suffix) + len(b) for t, b in zip(trials, before, strict=True)]
-    suffixes = [
-        (*t.suffix, *b, *t.answer[:-1]) for t, b in zip(trials, before, strict=True)
-    ]  # the last answer token predicts nothing that is scored
+    """Teacher-force the answers behind what the model said before them, and read their rows.
+
+    An empty question at every length runs along, for the calibration of the query focus.
+    """
+    asked = [(*t.suffix, *b, *t.answer[:-1]) for t, b in zip(trials, before, strict=True)]
+    # the last answer token predicts nothing that is scored
+    ends = [len(s) for s in asked]
     answer_rows = [
-        tuple(range(s - 1, s - 1 + len(t.answer))) for s, t in zip(starts, trials, strict=True)
+        tuple(range(end - len(t.answer), end)) for end, t in zip(ends, trials, strict=True)
     ]
-    spans = [
-        range(context.planted[t.planted].start, context.planted[t.planted].stop) for t in trials
-    ]
-    width = max(map(len, spans))
+    lengths = sorted({t.length for t in trials})
+    null = fmt.tail(NULL_QUESTION)
+    none: tuple[tuple[int, ...], ...] = ((),) * len(lengths)
+    spans = [range(p.start, p.stop) for t in trials for p in [context.planted[t.planted]]]
+    every = [range(p.start, p.stop) for p in context.planted]
+    width, all_width = max(map(len, spans)), sum(map(len, every))
     answers = RowRead(
-        tuple(answer_rows),
-        keys=tuple(_slots([s], width, len(r)) for s, r in zip(spans, answer_rows, strict=True)),
+        (*answer_rows, *none),
+        keys=(
+            *(_slots([s], width, len(r)) for s, r in zip(spans, answer_rows, strict=True)),
+            *(_slots([], width, 0) for _ in lengths),
+        ),
         directions=_directions(model, context, trials, seed) if _can_write(model) else None,
     )
-    asked = RowRead(
-        tuple(tuple(t.question) for t in trials),
-        keys=tuple(_slots([s], width, len(t.question)) for s, t in zip(spans, trials, strict=True)),
+    questions = RowRead(
+        (*(tuple(t.question) for t in trials), *none),
+        keys=(
+            *(_slots([s], width, len(t.question)) for s, t in zip(spans, trials, strict=True)),
+            *(_slots([], width, 0) for _ in lengths),
+        ),
+        peaks=False,
+    )
+    empty = RowRead(
+        ((),) * len(trials) + (tuple(null.question),) * len(lengths),
+        keys=(
+            *(_slots([], all_width, 0) for _ in trials),
+            *(_slots(every, all_width, len(null.question)) for _ in lengths),
+        ),
+        peaks=False,
     )
     trace = model.extend(
         prefix,
-        suffixes,
-        at=[t.length for t in trials],
-        read=[answers, asked],
-        logits=answer_rows,
+        [*asked, *([null.tokens] * len(lengths))],
+        at=[*(t.length for t in trials), *lengths],
+        read=[answers, questions, empty],
+        logits=[*answer_rows, *none],
     )
     logprobs = trace.logits.log_softmax(-1).split([len(r) for r in answer_rows])
-    return [
-        _one(trial, i, context, trace.rows, logprobs[i], null[i]) for i, trial in enumerate(trials)
-    ]
+    starts = np.cumsum([0, *map(len, every)])
+    out = []
+    for i, trial in enumerate(trials):
+        at = trace.rows[2].suffix == len(trials) + lengths.index(trial.length)
+        weights = trace.rows[2].at_keys
+        assert weights is not None
+        mean = weights[:, :, at].mean(2).numpy()
+        calm = mean[..., starts[trial.planted] : starts[trial.planted + 1]]
+        out.append(_one(trial, i, context, trace.rows, logprobs[i], calm))
+    return out
 
 
 def _can_write(model: "HFModel") -> bool:
@@ -222,9 +222,10 @@ def _one(
     null: np.ndarray,
 ) -> tuple[bool, float, dict[str, np.ndarray]]:
     place = context.planted[trial.planted]
-    answers, asked = rows
+    answers, asked = rows[:2]
     mine = answers.suffix == index
     ids = torch.tensor(trial.answer)
+    assert answers.argmax is not None
     argmax = answers.argmax[:, :, mine].numpy()
     assert answers.at_keys is not None and asked.at_keys is not None
     n_needle = place.stop - place.start

@@ -52,7 +52,7 @@ def _one(model: "HFModel", first: list[int], random: list[int]) -> dict[str, np.
     here = start + n + torch.arange(n)
     # in the order of ROLE_METRICS: induction, duplicate, previous, sink
     keys = torch.stack([here - n + 1, here - n, here - 1, torch.zeros_like(here)], dim=-1)
-    read = RowRead((tuple(range(n)),), keys=(keys,))
+    read = RowRead((tuple(range(n)),), keys=(keys,), peaks=False)
     prefix = model.prefill(first + random)
     rows = model.extend(prefix, [random], read=[read]).rows[0]
     assert rows.at_keys is not None

@@ -107,8 +107,9 @@ def fast(
         ids = [*ids, next(iter(ending))]
     suffix = tokens[-1:] + ids[:-1]
     read = RowRead((tuple(range(len(suffix))),))
-    argmax = model.extend(prefix, [suffix], read=[read]).rows[0].argmax.numpy()
-    return published_score(argmax, np.array(ids), prompt, defects), ids
+    argmax = model.extend(prefix, [suffix], read=[read]).rows[0].argmax
+    assert argmax is not None
+    return published_score(argmax.numpy(), np.array(ids), prompt, defects), ids
 
 
 def published_score(

@@ -4,8 +4,7 @@ Each check compares the instrument with the bare model under transformers' own e
 which shares no code with ours.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -45,19 +44,9 @@ def probe_tokens(model: "HFModel", n_tokens: int = N_TOKENS, seed: int = 0) -> T
     return torch.randint(model.spec.d_vocab // 2, (min(n_tokens, limit),), generator=generator)
 
 
-@contextmanager
-def eager(model: "HFModel") -> Iterator[None]:
-    """The bare model with eager attention, for comparison; restored on exit."""
-    before = model.hf.config._attn_implementation
-    training = model.hf.training
-    model.hf.set_attn_implementation("eager")
-    model.hf.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.hf.set_attn_implementation(before)
-        model.hf.train(training)
+def eager(model: "HFModel") -> AbstractContextManager[None]:
+    """The bare model with transformers' eager attention, for comparison; restored on exit."""
+    return model.attending("eager")
 
 
 def check_wrap(model: "HFModel") -> None:
@@ -102,7 +91,7 @@ def check_rows(model: "HFModel") -> Check:
     read = RowRead((tuple(range(n - split)),), keys=(torch.arange(n).expand(n - split, -1),))
     rows = model.extend(prefix, [tokens[split:].tolist()], read=[read]).rows[0]
     layers = list(model.spec.attention_layers)
-    assert rows.at_keys is not None
+    assert rows.at_keys is not None and rows.argmax is not None
     got = rows.at_keys[layers]
     worst = (got - expected).abs().max().item()
     at_ours = expected.gather(-1, rows.argmax[layers][..., None])[..., 0]

@@ -26,8 +26,8 @@ class RowSummary:
         whole: complete rows of the heads asked for.
     """
 
-    argmax: Int[Tensor, "head row"]
-    top: Float[Tensor, "head row"]
+    argmax: Int[Tensor, "head row"] | None
+    top: Float[Tensor, "head row"] | None
     at_keys: Float[Tensor, "head row slot"] | None
     toward: Float[Tensor, "head row slot"] | None
     toward_all: Float[Tensor, "head row"] | None
@@ -51,12 +51,14 @@ def row_logits(
     return logits.masked_fill_(~visible, float("-inf"))
 
 
-def normaliser(
+def weights(
     logits: Float[Tensor, "head row key"], sinks: Float[Tensor, " head"] | None
-) -> Float[Tensor, "head row"]:
-    """Log of the softmax denominator; a learned sink takes part in it but has no column."""
-    lse = torch.logsumexp(logits, dim=-1)
-    return lse if sinks is None else torch.logaddexp(lse, sinks.float()[:, None])
+) -> Float[Tensor, "head row key"]:
+    """Softmax of rows; a learned sink takes its share of a row but has no column."""
+    if sinks is None:
+        return torch.softmax(logits, dim=-1)
+    column = sinks.float()[:, None, None].expand(*logits.shape[:2], 1)
+    return torch.softmax(torch.cat([logits, column], dim=-1), dim=-1)[..., :-1]
 
 
 def attend(
@@ -65,8 +67,8 @@ def attend(
     sinks: Float[Tensor, " head"] | None = None,
 ) -> Float[Tensor, "head row d_head"]:
     """Output of the heads. A row with no visible key writes zero."""
-    weights = torch.exp(logits - normaliser(logits, sinks)[..., None]).nan_to_num_(0.0)
-    grouped = rearrange(weights, "(kv group) row key -> kv (group row) key", kv=value.shape[0])
+    rows = weights(logits, sinks).nan_to_num(0.0)
+    grouped = rearrange(rows, "(kv group) row key -> kv (group row) key", kv=value.shape[0])
     out = torch.bmm(grouped, value.float())
     return rearrange(out, "kv (group row) d -> (kv group) row d", row=logits.shape[1])
 
@@ -80,25 +82,27 @@ def summarise(
     readout: Float[Tensor, "row head d_head"] | None = None,
     z: Float[Tensor, "row head d_head"] | None = None,
     whole: tuple[int, ...] = (),
+    peaks: bool = True,
 ) -> RowSummary:
     """Reduce rows to their argmax, to weights on named columns, and to contributions.
 
     `readout` is the direction of each row seen from inside each head, (W_O^h)^T d; with it,
     `toward` = weight x (value . readout) and `toward_all` = z . readout.
     """
-    lse = normaliser(logits, sinks)
-    peak, argmax = logits.max(dim=-1)
-    at_keys = toward = toward_all = None
+    rows = weights(logits, sinks)
+    argmax = top = at_keys = toward = toward_all = None
+    if peaks:
+        argmax = logits.argmax(dim=-1)
+        top = rows.gather(-1, argmax[..., None])[..., 0]
     if columns is not None:
         index = columns.clamp(min=0).expand(logits.shape[0], -1, -1)
-        at_keys = torch.exp(logits.gather(-1, index) - lse[..., None])
-        at_keys = at_keys.masked_fill_(columns < 0, 0.0)
+        at_keys = rows.gather(-1, index).masked_fill_(columns < 0, 0.0)
     if readout is not None and value is not None and z is not None:
         toward_all = einsum(z.float(), readout, "row head d, row head d -> head row")
         if at_keys is not None and columns is not None:
             toward = at_keys * _values_along(value, columns.clamp(min=0), readout)
-    rows = torch.exp(logits[list(whole)] - lse[list(whole)][..., None]) if whole else None
-    return RowSummary(argmax, torch.exp(peak - lse), at_keys, toward, toward_all, rows)
+    chosen = rows[list(whole)] if whole else None
+    return RowSummary(argmax, top, at_keys, toward, toward_all, chosen)
 
 
 def _values_along(

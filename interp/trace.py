@@ -23,6 +23,7 @@ class RowRead:
         directions: `[row, d_model]` residual directions, rows of all suffixes in order; brings
             back the contribution of every head, and of every named key, along them.
         whole: heads of which complete rows are kept.
+        peaks: whether the argmax of each row is wanted; a pass over the rows less without.
         through_final_norm: the directions live behind the final norm (they are unembeddings);
             its gain is folded in and its scale at the row is frozen at its own value.
     """
@@ -31,6 +32,7 @@ class RowRead:
     keys: tuple[Int[Tensor, "row slot"], ...] | None = None
     directions: Float[Tensor, "row d_model"] | None = None
     whole: tuple[Head, ...] = ()
+    peaks: bool = True
     through_final_norm: bool = True
 
     def __post_init__(self) -> None:
@@ -70,8 +72,8 @@ class RowTrace:
 
     suffix: Int[Tensor, " row"]
     position: Int[Tensor, " row"]
-    argmax: Int[Tensor, "layer head row"]
-    top: Float[Tensor, "layer head row"]
+    argmax: Int[Tensor, "layer head row"] | None = None
+    top: Float[Tensor, "layer head row"] | None = None
     at_keys: Float[Tensor, "layer head row slot"] | None = None
     toward: Float[Tensor, "layer head row slot"] | None = None
     toward_all: Float[Tensor, "layer head row"] | None = None

@@ -190,11 +190,11 @@ class HFModel:
     # -- below the primitive -----------------------------------------------------------------
 
     @contextmanager
-    def tapped(self) -> Iterator[None]:
-        """The model with our attention function, given back as it was."""
+    def attending(self, implementation: str = sessions.NAME) -> Iterator[None]:
+        """The model in evaluation, under an attention implementation; given back as it was."""
         before = self.hf.config._attn_implementation
         training = self.hf.training
-        self.hf.set_attn_implementation(sessions.NAME)
+        self.hf.set_attn_implementation(implementation)
         self.hf.eval()
         try:
             with torch.no_grad():
@@ -204,7 +204,7 @@ class HFModel:
             self.hf.train(training)
 
     def _watched(self, tokens: Tensor, calls: list) -> None:
-        with self.tapped(), Session(None, calls=calls).running():
+        with self.attending(), Session(None, calls=calls).running():
             self.hf(tokens.to(self.device), use_cache=False)
 
     def _refuse_recurrence(self) -> None:
@@ -269,7 +269,7 @@ class _Run:
             part.begin(spans)  # type: ignore[attr-defined]
         self.columns = [_knockout_columns(e, layout) for e in self.edits]
         with ExitStack() as stack:
-            stack.enter_context(model.tapped())
+            stack.enter_context(model.attending())
             stack.enter_context(session.running())
             stack.enter_context(residual_hooks(model.anatomy, self.edits, self.sites))
             stack.enter_context(_norm_hooks(model.anatomy, self.rows))

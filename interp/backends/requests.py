@@ -123,6 +123,7 @@ class RowCollector:
                     readout=None if readout is None else readout[start:stop],
                     z=call.z[block],
                     whole=tuple(self.layer_whole.get(layer, ())),
+                    peaks=self.read.peaks,
                 )
             )
             start = stop
@@ -161,10 +162,10 @@ class RowCollector:
         q = torch.tensor(self.index)
         suffix = torch.tensor([spans[s].suffix for s in self.segments])
         k_pos = layout.k_pos.cpu()
-        fields = {
-            "argmax": self._stack("argmax", lambda a: k_pos[a], -1),
-            "top": self._stack("top", None, torch.nan),
-        }
+        fields: dict[str, Tensor] = {}
+        if self.read.peaks:
+            fields["argmax"] = self._stack("argmax", lambda a: k_pos[a], -1)
+            fields["top"] = self._stack("top", None, torch.nan)
         if self.columns is not None:
             fields["at_keys"] = self._stack("at_keys", None, torch.nan)
         if self.folded is not None:

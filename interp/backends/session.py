@@ -20,8 +20,9 @@ from interp import rows
 from interp.layout import Layout
 
 NAME = "mnemoscope"
-ROW_BUDGET = 2**26
-"""Attention logits held at once, in numbers, where they must be formed: 256 MB of float32."""
+ROW_BUDGET = {"cpu": 2**20}
+"""Attention logits held at once, in numbers: on a CPU what its caches hold (4 MB of float32)."""
+GPU_ROW_BUDGET = 2**26
 
 _SESSION: ContextVar["Session | None"] = ContextVar("mnemoscope_session", default=None)
 
@@ -54,7 +55,8 @@ class LayerCall:
 
     def blocks(self, queries: Tensor) -> Iterator[Tensor]:
         """The queries in blocks whose logits fit the budget."""
-        size = max(1, ROW_BUDGET // (self.query.shape[0] * self.key.shape[1]))
+        budget = ROW_BUDGET.get(queries.device.type, GPU_ROW_BUDGET)
+        size = max(1, budget // (self.query.shape[0] * self.key.shape[1]))
         yield from queries.split(size)
 
 

@@ -24,7 +24,7 @@ from interp.sites import Edit
 from interp.spec import ModelSpec
 from interp.trace import Prefix, Read, RowRead, Trace
 
-CHUNK = 2048
+CHUNK = 4096
 """Tokens of one prefill forward."""
 PACK = 512
 """Tokens of one packed forward of suffixes: matrix products are efficient from here on."""

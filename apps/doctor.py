@@ -69,9 +69,7 @@ def _attention(model: "HFModel") -> str:
 
 
 def _contributions(model: "HFModel") -> str:
-    anatomy = model.anatomy
-    known = all(anatomy.projections[i] is not None for i in model.spec.attention_layers)
-    return "can be read" if known and anatomy.final_norm else "not applicable: no write scores"
+    return "can be read" if model.anatomy.can_write else "not applicable: no write scores"
 
 
 def _bos(tokenizer: Any) -> str:

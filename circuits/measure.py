@@ -168,7 +168,7 @@ def _score_rows(
             *(_slots([s], width, len(r)) for s, r in zip(spans, answer_rows, strict=True)),
             *(_slots([], width, 0) for _ in lengths),
         ),
-        directions=_directions(model, context, trials, seed) if _can_write(model) else None,
+        directions=_directions(model, context, trials, seed) if model.anatomy.can_write else None,
     )
     questions = RowRead(
         (*(tuple(t.question) for t in trials), *none),
@@ -204,13 +204,6 @@ def _score_rows(
         calm = mean[..., starts[trial.planted] : starts[trial.planted + 1]]
         out.append(_one(trial, i, context, trace.rows, logprobs[i], calm))
     return out
-
-
-def _can_write(model: "HFModel") -> bool:
-    """Whether contributions can be read: heads are only projected, and the final norm is known."""
-    anatomy = model.anatomy
-    known = all(anatomy.projections[i] is not None for i in model.spec.attention_layers)
-    return known and anatomy.final_norm is not None
 
 
 def _one(

@@ -59,6 +59,12 @@ class Anatomy:
     final_norm: Norm | None
     residual_multiplier: float
 
+    @property
+    def can_write(self) -> bool:
+        """Contributions can be read: heads are only projected, and the final norm is known."""
+        known = all(self.projections[i] is not None for i in self.spec.attention_layers)
+        return known and self.final_norm is not None
+
     def layer_of(self, module: nn.Module) -> int:
         """Layer whose attention this module is."""
         return self._index[id(module)]

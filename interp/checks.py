@@ -5,7 +5,7 @@ which shares no code with ours.
 """
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +15,11 @@ from interp.errors import ModelError
 from interp.trace import RowRead
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from interp.backends.hf import HFModel
+    from interp.sites import Edit, Site
+    from interp.trace import Prefix
 
 N_TOKENS = 48
 
@@ -160,3 +164,47 @@ def check_groups(model: "HFModel") -> Check:
     good = same and not z[1, head].any() and z[0, head].any()
     groups = f"{model.spec.n_heads} query heads share {model.spec.n_kv_heads} key-value heads"
     return Check("one head edited, no other changed", bool(good), groups)
+
+
+def check_edits(
+    model: "HFModel", prefix: "Prefix", suffix: "Sequence[int]", edits: "Sequence[Edit]"
+) -> Check:
+    """Edits of heads change the heads and positions that they name, and nothing else there.
+
+    Each layer is edited by itself, so that nothing flows into it from another edit. The published
+    masking was a silent no-op on three families; this is what would have shown it. Edits of `k`
+    and `v` may also change later positions of their head.
+    """
+    from interp.sites import Head, Site
+    from interp.trace import SiteRead
+
+    faults, n_heads, n = [], 0, len(suffix)
+    everywhere = (tuple(range(n)),) * 2
+    for layer in sorted({e.site.layer for e in edits}):
+        own = [replace(e, rows=(1,)) for e in edits if e.site.layer == layer]
+        below = [Site("z", lower) for lower in range(layer) if lower % 4 == 3]
+        site = Site("z", layer)
+        read = SiteRead((site, *below), everywhere)
+        seen = model.extend(prefix, [suffix, suffix], read=[read], edits=own).sites
+        before, after = seen[site].split(n)
+        changed = (before - after).abs().amax(-1) > 1e-5 * before.abs().max()
+        allowed = torch.zeros_like(changed)
+        for edit in own:
+            places = range(n) if edit.positions is None else edit.positions
+            allowed[list(places), edit.site.head] = True
+            if edit.site.kind in ("k", "v"):
+                allowed[min(p % n for p in places) :, edit.site.head] = True
+        heads = sorted({e.site.head for e in own if e.site.head is not None})
+        n_heads += len(heads)
+        idle = [str(Head(layer, h)) for h in heads if not (changed & allowed)[:, h].any()]
+        moved = (changed & ~allowed).any() or any((a - b).any() for a, b in _halves(seen, below, n))
+        faults += [f"{', '.join(idle)} not changed"] * bool(idle)
+        faults += [f"something else in layer {layer} changed"] * bool(moved)
+    detail = "; ".join(faults) or f"{n_heads} heads changed where named, nothing else"
+    return Check("edits change what they name and nothing else", not faults, detail)
+
+
+def _halves(
+    seen: "Mapping[Site, Tensor]", sites: "list[Site]", n: int
+) -> list[tuple[Tensor, Tensor]]:
+    return [seen[s].split(n) for s in sites]

@@ -30,9 +30,9 @@ SiteKind = Literal[
 SITE_KINDS: tuple[SiteKind, ...] = get_args(SiteKind)
 PER_HEAD: frozenset[SiteKind] = frozenset({"q", "k", "v", "pattern", "z"})
 
-EditOp = Literal["zero", "mean", "resample", "replace", "add", "knockout", "uniform"]
+EditOp = Literal["zero", "mean", "resample", "replace", "add", "knockout", "uniform", "sink"]
 VALUE_OPS: frozenset[EditOp] = frozenset({"mean", "resample", "replace", "add"})
-PATTERN_OPS: frozenset[EditOp] = frozenset({"knockout", "uniform"})
+PATTERN_OPS: frozenset[EditOp] = frozenset({"knockout", "uniform", "sink"})
 
 _HEAD = re.compile(r"^\s*\(?\s*[Ll]?(\d+)\s*[-.,Hh]\s*[Hh]?(\d+)\s*\)?\s*$")
 
@@ -89,12 +89,16 @@ class Edit:
     """A change at a site.
 
     Attributes:
-        site: where. `z` and `pattern` need a head; `resid_pre`, `attn_out`, `mlp_out` and
-            `resid_post` take none.
+        site: where. `q`, `k`, `v`, `z` and `pattern` need a (query) head; the others take none.
+            `q` and `k` are what the attention sees: after query-key norms and the rotary
+            embedding. Under grouped-query attention an edited `k` or `v` is that of the named
+            query head alone; the heads that share it are left as they are.
         op: `zero`; `replace` by, or `add`, a value; `mean` and `resample` are `replace` under
             the name of what the value is; on a pattern: `uniform` (equal attention to every
-            visible key) and `knockout` (the keys in `keys` get no attention, the rest is
-            renormalised; a row left with no key writes zero).
+            visible key; a learned sink gets none), `sink` (all attention to the first visible
+            key) and `knockout` (the keys in `keys` get no attention, the rest is renormalised;
+            a row left with no key writes zero). Row reads show a pattern as it was before edits
+            of pattern or keys.
         value: `[width]`, or `[positions, width]` with one row for each edited position, in order.
         rows: which suffixes of an `extend` (all when None). A prefill is row 0.
         positions: token positions inside the suffix (negative counts from its end), or absolute

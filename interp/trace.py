@@ -45,9 +45,10 @@ class RowRead:
 
 @dataclass(frozen=True)
 class SiteRead:
-    """Activations to bring back: `resid_pre`, `z`, `attn_out`, `mlp_out`, `resid_post`.
+    """Activations to bring back, from any site but `pattern`.
 
-    `positions` as in `RowRead`. A `z` site without a head reads all heads.
+    `positions` as in `RowRead`. A `q` or `z` site without a head reads all heads, `k` and `v`
+    all key-value heads; with a (query) head they read the key-value head that it uses.
     """
 
     sites: tuple[Site, ...]
@@ -95,6 +96,20 @@ class Trace:
     rows: tuple[RowTrace, ...] = ()
     sites: Mapping[Site, Tensor] = field(default_factory=dict)
     writes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Gradients:
+    """An objective, the logits behind it, and activations with the objective's gradients.
+
+    Sites of heads are `[pos, head, d_head]` (`k`, `v`: key-value heads), others `[pos, d_model]`,
+    over the whole suffix.
+    """
+
+    value: float
+    logits: Float[Tensor, "row d_vocab"]
+    activations: Mapping[Site, Tensor]
+    grads: Mapping[Site, Tensor]
 
 
 @dataclass(frozen=True, eq=False)

@@ -48,7 +48,12 @@ class Norm:
 
 @dataclass(frozen=True, eq=False)
 class Anatomy:
-    """The modules of a decoder that reads and edits hook on to."""
+    """The modules of a decoder that reads and edits hook on to.
+
+    `writers` are the modules whose output, times the residual multiplier, attention adds to the
+    residual *before* the feed-forward part reads it; None where the two work side by side and
+    there is no `resid_mid`. `in_tuple` says which layers return a tuple.
+    """
 
     spec: ModelSpec
     layers: tuple[nn.Module, ...]
@@ -58,6 +63,8 @@ class Anatomy:
     post_norms: tuple[Norm | None, ...]
     final_norm: Norm | None
     residual_multiplier: float
+    writers: tuple[nn.Module | None, ...]
+    in_tuple: tuple[bool, ...]
 
     @property
     def can_write(self) -> bool:
@@ -81,6 +88,7 @@ class _Watch:
     calls: list[tuple[nn.Module, dict[str, Any]]]
     inputs: dict[int, Tensor]
     outputs: dict[int, Tensor]
+    tuples: set[int]
 
 
 def first(value: Any) -> Any:
@@ -114,17 +122,24 @@ def dissect(model: Any, run: Callable[[Tensor, list], None], n_vocab: int) -> An
         post,
         _final_norm(model, layers, watch),
         multiplier,
+        tuple(
+            _writer(layer, attn, norm, watch, multiplier)
+            for layer, attn, norm in zip(layers, attention, post, strict=True)
+        ),
+        tuple(id(layer) in watch.tuples for layer in layers),
     )
 
 
 def _observe(model: nn.Module, run: Callable[[Tensor, list], None], n_vocab: int) -> _Watch:
-    watch = _Watch([], {}, {})
+    watch = _Watch([], {}, {}, set())
 
     def keep(module: nn.Module, args: tuple, kwargs: dict, out: Any) -> None:
         given = args[0] if args else kwargs.get("hidden_states")
         if isinstance(given, Tensor) and isinstance(first(out), Tensor):
             watch.inputs[id(module)] = given
             watch.outputs[id(module)] = first(out)
+            if isinstance(out, tuple):
+                watch.tuples.add(id(module))
 
     tokens = torch.randint(n_vocab, (1, N_WATCHED), generator=torch.Generator().manual_seed(0))
     with ExitStack() as stack:
@@ -219,6 +234,23 @@ def _post_norm(layer: nn.Module, attention: nn.Module | None, watch: _Watch) -> 
         same = given is not None and given.shape == out.shape and torch.equal(given, out)
         if same and _is_norm(module):
             return measure_norm(module, out.shape[-1], out)
+    return None
+
+
+def _writer(
+    layer: nn.Module, attention: nn.Module | None, post: Norm | None, watch: _Watch, times: float
+) -> nn.Module | None:
+    """The module whose output makes the residual that some later module of the layer reads."""
+    if attention is None or id(layer) not in watch.inputs:
+        return None
+    writer = attention if post is None else post.module
+    middle = watch.inputs[id(layer)] + times * watch.outputs[id(writer)]
+    for module in layer.modules():
+        given = watch.inputs.get(id(module))
+        if given is None or given.shape != middle.shape:
+            continue
+        if torch.allclose(given, middle, rtol=1e-3, atol=1e-5):
+            return writer
     return None
 
 

@@ -1,22 +1,20 @@
-"""Edits and plain activation reads at the sites of a decoder, for one packed forward."""
+"""Edits, placed: which packed places of a forward each edit changes, and to what."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from interp import rows as row_math
-from interp.backends.anatomy import Anatomy, first
+from interp.backends.anatomy import Anatomy
 from interp.backends.requests import Span, normalised
-from interp.backends.session import LayerCall
 from interp.errors import SiteError
+from interp.layout import Layout
 from interp.sites import Edit, Head, Site
-from interp.trace import SiteRead
 
-RESIDUAL_SITES = ("resid_pre", "attn_out", "mlp_out", "resid_post")
-EDIT_SITES = ("z", "pattern", *RESIDUAL_SITES)
+INPUT_SITES = ("q", "k", "v")
+HEAD_SITES = (*INPUT_SITES, "pattern", "z")
+RESIDUAL_SITES = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+"""In the order in which a forward meets them."""
 
 
 class PlacedEdit:
@@ -25,23 +23,25 @@ class PlacedEdit:
     def __init__(self, edit: Edit, lengths: Sequence[int], anatomy: Anatomy, *, open_end: bool):
         check_site(edit.site, anatomy, verb="edit")
         self.edit = edit
+        self.site = edit.site
         self.written = 0
-        rows = range(len(lengths)) if edit.rows is None else edit.rows
-        if any(not 0 <= r < len(lengths) for r in rows):
+        self.rows: Sequence[int] = range(len(lengths)) if edit.rows is None else edit.rows
+        if any(not 0 <= r < len(lengths) for r in self.rows):
             raise SiteError(f"edit at {edit.site}: rows {edit.rows} of {len(lengths)} suffixes")
-        self.rows = set(rows)
-        self.positions: list[list[int]] | None = None
+        self.positions: Mapping[int, Sequence[int]] | None = None
         if edit.positions is not None:
             # while decoding, suffixes grow beyond the lengths known now
-            limits = [10**9 if open_end and min(edit.positions) >= 0 else n for n in lengths]
-            self.positions = normalised([edit.positions] * len(lengths), limits, f"{edit.site}")
+            endless = open_end and min(edit.positions, default=0) >= 0
+            limits = [10**9 if endless else lengths[r] for r in self.rows]
+            placed = normalised([edit.positions] * len(limits), limits, f"{edit.site}")
+            self.positions = dict(zip(self.rows, placed, strict=True))
         self._check_width(anatomy)
 
     def _check_width(self, anatomy: Anatomy) -> None:
         value, site = self.edit.value, self.edit.site
         if value is None:
             return
-        width = anatomy.spec.d_head if site.kind == "z" else anatomy.spec.d_model
+        width = anatomy.spec.d_head if site.kind in HEAD_SITES else anatomy.spec.d_model
         n = None if self.edit.positions is None else len(self.edit.positions)
         fits = value.ndim == 1 or (value.ndim == 2 and n in (None, value.shape[0]))
         if value.shape[-1] != width or not fits:
@@ -50,39 +50,33 @@ class PlacedEdit:
                 f"[{'positions' if n is None else n}, {width}]"
             )
 
-    def begin(self, spans: Sequence[Span]) -> None:
-        """Find the packed places, and which row of the value belongs to each."""
+    def begin(self, spans: Mapping[int, tuple[int, Span]]) -> None:
+        """Find the packed places, and which row of the value belongs to each.
+
+        `spans` gives segment and span of each suffix in this forward. `reach` are the queries
+        whose heads' outputs the edit can change: with keys and values, all that come after too.
+        """
         self.index: list[int] = []
         self.value_rows: list[int] = []
-        self.key_segments: list[int] = []
-        for segment, span in enumerate(spans):
-            if span.suffix not in self.rows:
+        reach: list[int] = []
+        for row in self.rows:
+            if row not in spans:
                 continue
+            _, span = spans[row]
             whole = range(span.begin, span.begin + span.length)
-            chosen = whole if self.positions is None else self.positions[span.suffix]
-            for i, position in enumerate(chosen):
+            before = len(self.index)
+            for i, position in enumerate(whole if self.positions is None else self.positions[row]):
                 place = span.place(position)
                 if place is not None:
                     self.index.append(place)
                     self.value_rows.append(position if self.positions is None else i)
-                    self.key_segments.append(segment)
+            if len(self.index) > before:
+                reach += range(min(self.index[before:]), span.start + span.length)
+        self.reach = reach if self.site.kind in ("k", "v") else self.index
 
-    def residual(self, x: Tensor) -> Tensor:
-        """The edited `[1, pos, width]` activation."""
-        x = x.clone()
-        x[0, self.index] = self._new(x[0, self.index])
+    def new(self, old: Tensor) -> Tensor:
+        """What stands at the edited places afterwards: `[place, width]`."""
         self.written += len(self.index)
-        return x
-
-    def head_output(self, z: Tensor) -> Tensor:
-        """The edited `[pos, head, d_head]` output of the heads."""
-        head = self.edit.site.head
-        z = z.clone()
-        z[self.index, head] = self._new(z[self.index, head])
-        self.written += len(self.index)
-        return z
-
-    def _new(self, old: Tensor) -> Tensor:
         value = self.edit.value
         if value is None:
             return torch.zeros_like(old)
@@ -90,122 +84,37 @@ class PlacedEdit:
         value = value[self.value_rows] if value.ndim == 2 else value.expand_as(old)
         return old + value if self.edit.op == "add" else value
 
-    def pattern(self, call: LayerCall, z: Tensor, columns: Tensor | None) -> Tensor:
-        """Recompute the head's output under the edited pattern."""
-        head = self.edit.site.head
-        assert head is not None
-        index = torch.tensor(self.index, device=z.device)
-        kv = head // (call.query.shape[0] // call.key.shape[0])
-        logits = call.logits(index)[head : head + 1]
-        if self.edit.op == "uniform":
-            logits = torch.where(logits.isinf(), logits, torch.zeros_like(logits))
-            sinks = None
-        else:
-            assert columns is not None
-            # unused slots point one past the end
-            padded = torch.cat([logits, logits[..., :1]], dim=-1)
-            padded.scatter_(-1, columns[None].to(index), float("-inf"))
-            logits = padded[..., :-1]
-            sinks = None if call.sinks is None else call.sinks[head : head + 1]
-        z = z.clone()
-        z[index, head] = row_math.attend(logits, call.value[kv : kv + 1], sinks)[0].to(z)
-        self.written += len(self.index)
-        return z
-
-
-class SiteCollector:
-    """Gathers one `SiteRead` over the forwards of a call."""
-
-    def __init__(self, read: SiteRead, lengths: Sequence[int], anatomy: Anatomy) -> None:
-        for site in read.sites:
-            check_site(site, anatomy, verb="read")
-        self.read = read
-        self.positions = normalised(read.positions, lengths, "site read")
-        self.parts: dict[Site, list[Tensor]] = {site: [] for site in read.sites}
-        self.order: list[tuple[int, int]] = []
-
-    def begin(self, spans: Sequence[Span]) -> None:
-        """Find this forward's places."""
-        self.index = []
-        for span in spans:
-            for i, position in enumerate(self.positions[span.suffix]):
-                place = span.place(position)
-                if place is not None:
-                    self.index.append(place)
-                    self.order.append((span.suffix, i))
-
-    def take(self, site: Site, activation: Tensor) -> None:
-        """Keep the rows of one site: `[pos, ...]`."""
-        if self.index:
-            self.parts[site].append(activation[self.index].detach().cpu())
-
-    def result(self) -> dict[Site, Tensor]:
-        """All rows, in the order asked for."""
-        back = sorted(range(len(self.order)), key=lambda i: self.order[i])
-        return {site: torch.cat(parts)[back] for site, parts in self.parts.items() if parts}
+    def blocked_columns(self, layout: Layout) -> Tensor:
+        """`[place, key]`: key columns to block; absent keys point one past the end."""
+        keys = torch.tensor(self.edit.keys, device=layout.k_pos.device)
+        columns = layout.columns(layout.q_seg[self.index], keys.expand(len(self.index), -1))
+        return torch.where(columns < 0, torch.full_like(columns, len(layout.k_pos)), columns)
 
 
 def check_site(site: Site, anatomy: Anatomy, *, verb: str) -> None:
     """Raise SiteError for a site that this backend or this model does not have."""
-    if site.kind not in EDIT_SITES or (verb == "read" and site.kind == "pattern"):
-        instead = "RowRead" if verb == "read" else ", ".join(EDIT_SITES)
-        raise SiteError(f"cannot {verb} {site.kind} here; use {instead}")
+    if site.kind == "pattern" and verb == "read":
+        raise SiteError("cannot read pattern here; use RowRead")
     if not 0 <= site.layer < anatomy.spec.n_layers:
         raise SiteError(f"no layer {site.layer}: layers are 0-{anatomy.spec.n_layers - 1}")
     if site.head is not None:
         anatomy.spec.check_head(Head(site.layer, site.head))
-    if site.kind in ("z", "pattern", "attn_out") and anatomy.attention[site.layer] is None:
+    if site.kind in (*HEAD_SITES, "attn_out") and anatomy.attention[site.layer] is None:
         raise SiteError(f"layer {site.layer} has no attention; {site.kind} is not applicable")
     if site.kind == "mlp_out" and anatomy.mlp[site.layer] is None:
         raise SiteError(f"layer {site.layer}: no feed-forward module was found")
+    if site.kind == "resid_mid" and anatomy.writers[site.layer] is None:
+        raise SiteError(
+            f"layer {site.layer} has no residual between attention and feed-forward part (they "
+            "work side by side); use resid_pre, attn_out or resid_post"
+        )
 
 
-def _module(site: Site, anatomy: Anatomy) -> nn.Module:
-    table = {"attn_out": anatomy.attention, "mlp_out": anatomy.mlp}
-    module = table.get(site.kind, anatomy.layers)[site.layer]
-    assert module is not None
-    return module
-
-
-@contextmanager
-def residual_hooks(
-    anatomy: Anatomy, edits: Sequence[PlacedEdit], collectors: Sequence[SiteCollector]
-) -> Iterator[None]:
-    """Hooks for one forward: edits first, then reads of what the edits left."""
-    sites = [e.edit.site for e in edits if e.index] + [s for c in collectors for s in c.read.sites]
-    wanted = dict.fromkeys(s for s in sites if s.kind in RESIDUAL_SITES)
-    with ExitStack() as stack:
-        for site in wanted:
-
-            def visit(x: Tensor, site: Site = site) -> Tensor:
-                for edit in edits:
-                    if edit.edit.site == site and edit.index:
-                        x = edit.residual(x)
-                for collector in collectors:
-                    if site in collector.parts:
-                        collector.take(site, x[0])
-                return x
-
-            module = _module(site, anatomy)
-            if site.kind == "resid_pre":
-                hook = module.register_forward_pre_hook(_on_input(visit), with_kwargs=True)
-            else:
-                hook = module.register_forward_hook(_on_output(visit))
-            stack.callback(hook.remove)
-        yield
-
-
-def _on_input(visit: Any) -> Any:
-    def hook(_module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        if args:
-            return (visit(args[0]), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": visit(kwargs["hidden_states"])}
-
-    return hook
-
-
-def _on_output(visit: Any) -> Any:
-    def hook(_module: nn.Module, _args: tuple, out: Any) -> Any:
-        return (visit(first(out)), *out[1:]) if isinstance(out, tuple) else visit(out)
-
-    return hook
+def refuse_cached(edits: Sequence[Edit], what: str) -> None:
+    """Keys and values of one query head cannot go into a cache that other heads share."""
+    bad = [e for e in edits if e.site.kind in ("k", "v")]
+    if bad:
+        raise SiteError(
+            f"{what} cannot edit {bad[0].site}: cached keys and values are shared by heads; "
+            "let the prefix end before the place and edit it in an extend"
+        )

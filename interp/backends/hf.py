@@ -6,23 +6,27 @@ between calls the model is as it was handed in.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from interp.backends import cache as caches
+from interp.backends import gradients as gradient
 from interp.backends import session as sessions
 from interp.backends.anatomy import Anatomy, dissect
-from interp.backends.edits import PlacedEdit, SiteCollector, residual_hooks
-from interp.backends.requests import RowCollector, Span, normalised
-from interp.backends.session import LayerCall, Session
+from interp.backends.edits import refuse_cached
+from interp.backends.requests import Span, normalised
+from interp.backends.residual import visiting
+from interp.backends.run import Run
+from interp.backends.session import Session
+from interp.backends.stem import Fan, Stems, fan, skipping
 from interp.errors import ModelError, SiteError
-from interp.layout import Layout, packed, sequence
-from interp.sites import Edit
+from interp.layout import packed, sequence
+from interp.sites import Edit, Site
 from interp.spec import ModelSpec
-from interp.trace import Prefix, Read, RowRead, Trace
+from interp.trace import Gradients, Prefix, Read, Trace
 
 CHUNK = 4096
 """Tokens of one prefill forward."""
@@ -86,7 +90,8 @@ class HFModel:
         """
         tokens = torch.as_tensor(tokens, dtype=torch.long).flatten().cpu()
         self._check_length(len(tokens))
-        run = _Run(self, [len(tokens)], read, edits)
+        refuse_cached(edits, "a prefill")
+        run = Run(self, [len(tokens)], read, edits)
         cache = caches.filling(self.spec.n_layers, len(tokens))
         logits = None
         for start in range(0, len(tokens), chunk):
@@ -126,19 +131,52 @@ class HFModel:
         at = [len(prefix)] * len(suffixes) if at is None else list(at)
         lengths = self._check_suffixes(prefix, suffixes, at)
         wanted = normalised([[-1]] * len(lengths) if logits is None else logits, lengths, "logits")
-        run = _Run(self, lengths, read, edits)
+        run = Run(self, lengths, read, edits)
+        shared = fan(suffixes, at, read=read, edits=edits, n_layers=self.spec.n_layers)
+        first = shared.first if shared.worthwhile else (0,) * len(lengths)
+        groups = _groups(lengths, at, first)
+        begins = [min(first[i] for i in group) for group in groups]
+        stems = self._stems(prefix, suffixes, at, shared, begins)
         out: dict[int, Tensor] = {}
-        for group in _groups(lengths, at):
+        for group, begin in zip(groups, begins, strict=True):
             n_prefix = max(at[i] for i in group)
             layout = packed(n_prefix, [lengths[i] for i in group], [at[i] for i in group])
             spans = _spans(group, lengths)
             rows = [s.start + p for s in spans for p in wanted[s.suffix]]
             cache = caches.extending(prefix.keys, prefix.values, n_prefix, keep=False)
             tokens = torch.cat([torch.as_tensor(suffixes[i], dtype=torch.long) for i in group])
-            result = run.forward(tokens, layout, spans, cache, rows)
+            lower = self._upon(stems, begin, [shared.stem[i] for i in group])
+            result = run.forward(tokens, layout, spans, cache, rows, *lower)
             pieces = result.split([len(wanted[i]) for i in group])
             out.update(zip(group, pieces, strict=True))
         return run.trace(torch.cat([out[i] for i in range(len(lengths))]))
+
+    def gradients(
+        self,
+        prefix: Prefix,
+        suffix: Sequence[int],
+        *,
+        sites: Sequence[Site],
+        objective: gradient.Objective,
+        logits: Sequence[int] = (-1,),
+        at: int | None = None,
+    ) -> Gradients:
+        """Activations of a suffix and the gradient of an objective there: one backward pass.
+
+        Args:
+            sites: without heads (`z`, `q`, `k`, `v` stand for all heads of a layer).
+            objective: a scalar from the logits `[row, d_vocab]` at the positions `logits`, and
+                from the activations of `sites`.
+            at: how many tokens of the prefix the suffix sees (all when None).
+
+        Raises:
+            SiteError: see `prefill`.
+        """
+        at = len(prefix) if at is None else at
+        self._check_suffixes(prefix, [suffix], [at])
+        return gradient.gradients(
+            self, prefix, suffix, sites=sites, objective=objective, logits=logits, at=at
+        )
 
     def generate(
         self,
@@ -157,9 +195,10 @@ class HFModel:
         """
         at = [len(prefix)] * len(suffixes) if at is None else list(at)
         lengths = self._check_suffixes(prefix, suffixes, at)
-        run = _Run(self, lengths, (), edits, open_end=True)
+        refuse_cached(edits, "generating")
+        run = Run(self, lengths, (), edits, open_end=True)
         done: dict[int, list[int]] = {}
-        for group in _groups(lengths, at):
+        for group in _groups(lengths, at, [0] * len(lengths)):
             done.update(self._decode(prefix, suffixes, at, group, run, max_new_tokens, set(stop)))
         run.trace(torch.empty(0))
         return [done[i] for i in range(len(lengths))]
@@ -187,17 +226,56 @@ class HFModel:
             spans = [Span(group[k], lengths[k] + step, 1, i) for i, k in enumerate(live)]
         return texts
 
+    def _stems(
+        self,
+        prefix: Prefix,
+        suffixes: Sequence[Sequence[int]],
+        at: Sequence[int],
+        shared: Fan,
+        begins: Sequence[int],
+    ) -> Stems:
+        """What enters each layer at which a group of rows begins, for every distinct suffix."""
+        stems = Stems([b for b in begins if b])
+        if not stems.layers:
+            return stems
+        rows = sorted(set(shared.stem))
+        lengths = [len(suffixes[r]) for r in rows]
+        run = Run(self, lengths, (), ())
+        unused = range(stems.layers[-1], self.spec.n_layers)
+        for group in _groups(lengths, [at[r] for r in rows], [0] * len(rows)):
+            own = [rows[i] for i in group]
+            n_prefix = max(at[r] for r in own)
+            layout = packed(n_prefix, [lengths[i] for i in group], [at[r] for r in own])
+            cache = caches.extending(prefix.keys, prefix.values, n_prefix, keep=False)
+            tokens = torch.cat([torch.as_tensor(suffixes[r], dtype=torch.long) for r in own])
+            sizes = {r: len(suffixes[r]) for r in own}
+            visits = {Site("resid_pre", n): [stems.keep(n, own, sizes)] for n in stems.layers}
+            lower = (visiting(self.anatomy, visits), skipping(self.anatomy, unused))
+            run.forward(tokens, layout, _spans(group, lengths), cache, [0], *lower)
+        return stems
+
+    def _upon(
+        self, stems: Stems, begin: int, rows: Sequence[int]
+    ) -> tuple[AbstractContextManager, ...]:
+        """Contexts in which a forward begins at a layer, with the stems of its rows."""
+        if begin == 0:
+            return ()
+        visits = {Site("resid_pre", begin): [stems.give(begin, rows)]}
+        return visiting(self.anatomy, visits), skipping(self.anatomy, range(begin))
+
     # -- below the primitive -----------------------------------------------------------------
 
     @contextmanager
-    def attending(self, implementation: str = sessions.NAME) -> Iterator[None]:
+    def attending(
+        self, implementation: str = sessions.NAME, *, grad: bool = False
+    ) -> Iterator[None]:
         """The model in evaluation, under an attention implementation; given back as it was."""
         before = self.hf.config._attn_implementation
         training = self.hf.training
         self.hf.set_attn_implementation(implementation)
         self.hf.eval()
         try:
-            with torch.no_grad():
+            with torch.set_grad_enabled(grad):
                 yield
         finally:
             self.hf.set_attn_implementation(before)
@@ -240,131 +318,12 @@ class HFModel:
         return lengths
 
 
-class _Run:
-    """One call of the primitive: its reads and edits over all the forwards that it needs."""
-
-    def __init__(self, model, lengths, read, edits, *, open_end: bool = False) -> None:
-        self.model = model
-        anatomy = model.anatomy
-        self.rows = [RowCollector(r, lengths, anatomy) for r in read if isinstance(r, RowRead)]
-        others = [r for r in read if not isinstance(r, RowRead)]
-        self.sites = [SiteCollector(r, lengths, anatomy) for r in others]
-        self.edits = [PlacedEdit(e, lengths, anatomy, open_end=open_end) for e in edits]
-
-    def forward(
-        self,
-        tokens: Tensor,
-        layout: Layout,
-        spans: Sequence[Span],
-        cache: caches.Cache,
-        logit_rows: Sequence[int],
-    ) -> Tensor:
-        """One packed forward; float32 logits `[row, d_vocab]` of the rows asked for."""
-        model = self.model
-        busy = bool(self.rows or self.sites or self.edits)
-        session = Session(layout.to(model.device), on_layer=self._on_layer if busy else None)
-        for rows in self.rows:
-            rows.begin(spans, session)
-        for part in (*self.sites, *self.edits):
-            part.begin(spans)  # type: ignore[attr-defined]
-        self.columns = [_knockout_columns(e, layout) for e in self.edits]
-        with ExitStack() as stack:
-            stack.enter_context(model.attending())
-            stack.enter_context(session.running())
-            stack.enter_context(residual_hooks(model.anatomy, self.edits, self.sites))
-            stack.enter_context(_norm_hooks(model.anatomy, self.rows))
-            out = model.hf(
-                input_ids=tokens[None].to(model.device),
-                position_ids=layout.q_pos[None].to(model.device),
-                past_key_values=cache,
-                use_cache=True,
-                **_keep(model.hf, logit_rows, model.device),
-            )
-        for rows in self.rows:
-            rows.end(spans, session)
-        logits = out.logits[0]
-        if logits.shape[0] != len(logit_rows):
-            logits = logits[list(logit_rows)]
-        return logits.float().cpu()
-
-    def _on_layer(self, call: LayerCall) -> Tensor:
-        layer = self.model.anatomy.layer_of(call.module)
-        z = call.z
-        for edit, columns in zip(self.edits, self.columns, strict=True):
-            site = edit.edit.site
-            if edit.index and site.layer == layer and site.kind == "pattern":
-                z = edit.pattern(call, z, columns)
-        for edit in self.edits:
-            site = edit.edit.site
-            if edit.index and site.layer == layer and site.kind == "z":
-                z = edit.head_output(z)
-        call.z = z
-        for rows in self.rows:
-            rows.on_layer(layer, call)
-        for sites in self.sites:
-            for site in sites.parts:
-                if site.kind == "z" and site.layer == layer:
-                    sites.take(site, z if site.head is None else z[:, site.head])
-        return z
-
-    def trace(self, logits: Tensor) -> Trace:
-        """Everything gathered; an edit that changed nothing is an error, not a result."""
-        for edit in self.edits:
-            if edit.written == 0:
-                raise SiteError(f"the edit {edit.edit.op} at {edit.edit.site} changed nothing")
-        sites = {s: v for c in self.sites for s, v in c.result().items()}
-        rows = tuple(r.result() for r in self.rows)
-        return Trace(logits, rows, sites, tuple(e.written for e in self.edits))
-
-
-def _knockout_columns(edit: PlacedEdit, layout: Layout) -> Tensor | None:
-    """Key columns to block for each edited row; the absent ones point one past the end."""
-    if edit.edit.keys is None or not edit.index:
-        return None
-    keys = torch.tensor(edit.edit.keys).expand(len(edit.index), -1)
-    columns = layout.columns(layout.q_seg[edit.index].cpu(), keys)
-    return torch.where(columns < 0, torch.full_like(columns, len(layout.k_pos)), columns)
-
-
-@contextmanager
-def _norm_hooks(anatomy: Anatomy, rows: Sequence[RowCollector]) -> Iterator[None]:
-    """Let row reads with directions see what enters the final and post-attention norms."""
-    reading = [r for r in rows if r.read.directions is not None]
-    with ExitStack() as stack:
-        if reading and anatomy.final_norm is not None:
-
-            def final(_module: nn.Module, args: tuple) -> None:
-                for r in reading:
-                    r.on_final_norm(args[0])
-
-            hook = anatomy.final_norm.module.register_forward_pre_hook(final)
-            stack.callback(hook.remove)
-        for layer, norm in enumerate(anatomy.post_norms if reading else ()):
-            if norm is not None:
-
-                def post(_module: nn.Module, args: tuple, layer: int = layer) -> None:
-                    for r in reading:
-                        r.on_post_norm(layer, args[0])
-
-                stack.callback(norm.module.register_forward_pre_hook(post).remove)
-        yield
-
-
-def _keep(model: nn.Module, rows: Sequence[int], device: torch.device) -> dict:
-    """Ask for the logits of the wanted rows alone, where the model can do that."""
-    import inspect
-
-    if "logits_to_keep" not in inspect.signature(model.forward).parameters:
-        return {}
-    return {"logits_to_keep": torch.tensor(rows, dtype=torch.long, device=device)}
-
-
-def _groups(lengths: Sequence[int], at: Sequence[int]) -> list[list[int]]:
-    """Suffixes that run together: near in context length, up to a pack of tokens."""
+def _groups(lengths: Sequence[int], at: Sequence[int], first: Sequence[int]) -> list[list[int]]:
+    """Suffixes that run together: near in context length and first layer, up to a pack."""
     budget = max(PACK, min(max(at) // 4, 4 * PACK))
     groups: list[list[int]] = []
     room = 0
-    for i in sorted(range(len(lengths)), key=lambda i: at[i]):
+    for i in sorted(range(len(lengths)), key=lambda i: (at[i], first[i])):
         if not groups or lengths[i] > room:
             groups.append([])
             room = budget

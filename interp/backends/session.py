@@ -27,6 +27,7 @@ GPU_ROW_BUDGET = 2**26
 _SESSION: ContextVar["Session | None"] = ContextVar("mnemoscope_session", default=None)
 
 LayerHook = Callable[["LayerCall"], Tensor]
+InputHook = Callable[[nn.Module, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 class LayerCall:
@@ -41,7 +42,7 @@ class LayerCall:
         self.scaling: float = scaling
         self.softcap: float | None = softcap
         self.sinks: Tensor | None = sinks
-        self._visible = visible
+        self.visible: Callable[[Tensor], Tensor] = visible
 
     def logits(self, queries: Tensor) -> Tensor:
         """Attention logits `[head, row, key]` of chosen packed queries."""
@@ -49,14 +50,14 @@ class LayerCall:
             self.query[:, queries],
             self.key,
             scaling=self.scaling,
-            visible=self._visible(queries),
+            visible=self.visible(queries),
             softcap=self.softcap,
         )
 
-    def blocks(self, queries: Tensor) -> Iterator[Tensor]:
-        """The queries in blocks whose logits fit the budget."""
+    def blocks(self, queries: Tensor, *, n_heads: int | None = None) -> Iterator[Tensor]:
+        """The queries in blocks whose logits (of all heads, or of so many) fit the budget."""
         budget = ROW_BUDGET.get(queries.device.type, GPU_ROW_BUDGET)
-        size = max(1, budget // (self.query.shape[0] * self.key.shape[1]))
+        size = max(1, budget // ((n_heads or self.query.shape[0]) * self.key.shape[1]))
         yield from queries.split(size)
 
 
@@ -68,10 +69,12 @@ class Session:
         layout: Layout | None,
         *,
         on_layer: LayerHook | None = None,
+        on_inputs: InputHook | None = None,
         calls: list | None = None,
     ) -> None:
         self.layout = layout
         self.on_layer = on_layer
+        self.on_inputs = on_inputs
         self.calls = calls
         self._device_layout: dict[torch.device, Layout] = {}
 
@@ -130,6 +133,8 @@ def _attention(
         raise NotImplementedError("attention with a position bias is not supported")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     session = _SESSION.get()
+    if session is not None and session.on_inputs is not None:
+        query, key, value = session.on_inputs(module, query, key, value)
     call = LayerCall(
         module, query[0], key[0], value[0], query[0],
         visible=_visibility(session, attention_mask, query, key),

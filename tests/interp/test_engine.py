@@ -260,7 +260,6 @@ def test_row_order_is_the_callers_whatever_the_packing(llama):
 REFUSED = {
     "a layer that is not there": Edit(Site("z", 9, 0), "zero"),
     "a head that is not there": Edit(Site("z", 0, 7), "zero"),
-    "a site that cannot be edited": Edit(Site("q", 0, 1), "zero"),
     "a value of another width": Edit(Site("resid_pre", 0), "add", torch.ones(3)),
     "a position outside the suffix": Edit(Site("z", 0, 0), "zero", positions=(50,)),
     "a row that is not there": Edit(Site("z", 0, 0), "zero", rows=(4,)),

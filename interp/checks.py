@@ -15,10 +15,10 @@ from interp.errors import ModelError
 from interp.trace import RowRead
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from interp.backends.hf import HFModel
-    from interp.sites import Edit, Site
+    from interp.sites import Edit
     from interp.trace import Prefix
 
 N_TOKENS = 48
@@ -187,7 +187,7 @@ def check_edits(
         read = SiteRead((site, *below), everywhere)
         seen = model.extend(prefix, [suffix, suffix], read=[read], edits=own).sites
         before, after = seen[site].split(n)
-        changed = (before - after).abs().amax(-1) > 1e-5 * before.abs().max()
+        changed = _differs(model, before, after)
         allowed = torch.zeros_like(changed)
         for edit in own:
             places = range(n) if edit.positions is None else edit.positions
@@ -197,14 +197,16 @@ def check_edits(
         heads = sorted({e.site.head for e in own if e.site.head is not None})
         n_heads += len(heads)
         idle = [str(Head(layer, h)) for h in heads if not (changed & allowed)[:, h].any()]
-        moved = (changed & ~allowed).any() or any((a - b).any() for a, b in _halves(seen, below, n))
+        moved = (changed & ~allowed).any() or any(
+            _differs(model, *seen[s].split(n)).any() for s in below
+        )
         faults += [f"{', '.join(idle)} not changed"] * bool(idle)
         faults += [f"something else in layer {layer} changed"] * bool(moved)
     detail = "; ".join(faults) or f"{n_heads} heads changed where named, nothing else"
     return Check("edits change what they name and nothing else", not faults, detail)
 
 
-def _halves(
-    seen: "Mapping[Site, Tensor]", sites: "list[Site]", n: int
-) -> list[tuple[Tensor, Tensor]]:
-    return [seen[s].split(n) for s in sites]
+def _differs(model: "HFModel", a: Tensor, b: Tensor) -> Tensor:
+    """Where two rows of a packed forward differ by more than rounding: `[pos, head]`."""
+    rounding = 1e-4 if model.dtype == torch.float32 else 2e-2
+    return (a - b).abs().amax(-1) > rounding * a.abs().max()

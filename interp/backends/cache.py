@@ -41,9 +41,13 @@ class _WholeLayer(CacheLayerMixin):
 class FillingLayer(_WholeLayer):
     """Writes into buffers made once at full length, so that chunks are not copied again."""
 
-    def __init__(self, n_tokens: int) -> None:
+    def __init__(
+        self, n_tokens: int, keys: Tensor | None = None, values: Tensor | None = None
+    ) -> None:
         super().__init__()
         self.n_tokens = n_tokens
+        if keys is not None and values is not None:
+            self.update(keys, values)
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object):
         """Store the new tokens; return all tokens so far, as views."""
@@ -95,9 +99,16 @@ def contents(cache: Cache) -> tuple[tuple[Tensor | None, ...], tuple[Tensor | No
     return tuple(layer.keys for layer in layers), tuple(layer.values for layer in layers)
 
 
-def filling(n_layers: int, n_tokens: int) -> Cache:
-    """A cache for a prefill of exactly `n_tokens`."""
-    return Cache(layers=[FillingLayer(n_tokens) for _ in range(n_layers)])
+def filling(
+    n_layers: int,
+    n_tokens: int,
+    keys: Sequence[Tensor | None] = (),
+    values: Sequence[Tensor | None] = (),
+) -> Cache:
+    """A cache for a prefill of exactly `n_tokens`, the first of which may be there already."""
+    nothing = (None,) * n_layers
+    pairs = zip(keys or nothing, values or nothing, strict=True)
+    return Cache(layers=[FillingLayer(n_tokens, k, v) for k, v in pairs])
 
 
 def extending(

@@ -107,6 +107,23 @@ class HFModel:
         keys, values = caches.contents(cache)
         return Prefix(tokens, keys, values, logits[0], trace if read or edits else None)
 
+    def grow(self, prefix: Prefix, tokens: Tensor | Sequence[int]) -> Prefix:
+        """The prefix with more tokens behind it, as if all had been read in one prefill.
+
+        What rows of an `extend` have in common at their beginning is read once this way.
+        """
+        tokens = torch.as_tensor(tokens, dtype=torch.long).flatten().cpu()
+        start, stop = len(prefix), len(prefix) + len(tokens)
+        if start == stop:
+            return prefix
+        self._check_length(stop)
+        run = Run(self, [stop], (), ())
+        cache = caches.filling(self.spec.n_layers, stop, prefix.keys, prefix.values)
+        spans = [Span(0, start, len(tokens), 0)]
+        logits = run.forward(tokens, sequence(start, stop), spans, cache, [len(tokens) - 1])
+        keys, values = caches.contents(cache)
+        return Prefix(torch.cat([prefix.tokens, tokens]), keys, values, logits[0])
+
     def extend(
         self,
         prefix: Prefix,

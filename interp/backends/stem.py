@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from interp.backends.anatomy import Anatomy
 from interp.sites import Edit
-from interp.trace import Read
+from interp.trace import Read, SiteRead
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,16 +44,17 @@ def fan(
     edits: Sequence[Edit],
     n_layers: int,
 ) -> Fan:
-    """Group rows of the same tokens; a row that is read has to be run whole."""
+    """Group rows of the same tokens; a row has to be run from where it is read or edited."""
     first = [n_layers - 1] * len(suffixes)
     for edit in edits:
         for row in range(len(suffixes)) if edit.rows is None else edit.rows:
             if 0 <= row < len(first):
                 first[row] = min(first[row], edit.site.layer)
     for one in read:
+        lowest = min((s.layer for s in one.sites), default=0) if isinstance(one, SiteRead) else 0
         for row, positions in enumerate(one.positions):
             if positions:
-                first[row] = 0
+                first[row] = min(first[row], lowest)
     seen: dict[tuple, int] = {}
     stem = [seen.setdefault((a, *s), i) for i, (s, a) in enumerate(zip(suffixes, at, strict=True))]
     return Fan(tuple(max(0, f) for f in first), tuple(stem))

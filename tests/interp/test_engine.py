@@ -227,6 +227,18 @@ def test_crop_is_the_shorter_context(llama):
         long.crop(31)
 
 
+def test_a_grown_prefix_is_that_of_one_prefill(pair):
+    model, _ = pair
+    context = _tokens(N_CONTEXT)
+    whole, start = model.prefill(context), model.prefill(context[:22])
+    grown = model.grow(start, context[22:])
+    assert torch.equal(grown.tokens, context) and len(start) == 22
+    assert torch.allclose(grown.logits, whole.logits, atol=1e-4)
+    a, b = (model.extend(p, SUFFIXES).logits for p in (grown, whole))
+    assert torch.allclose(a, b, atol=1e-4)
+    assert model.grow(start, []) is start
+
+
 def test_the_model_is_left_as_it_was(llama):
     model, hf = llama
     before, ids = hf.config._attn_implementation, _tokens(12)[None]

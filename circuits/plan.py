@@ -1,6 +1,6 @@
 """What a scan will ask, decided and counted before anything runs."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -102,8 +102,12 @@ def resolved_lengths(model: "HFModel", settings: ScanSettings) -> tuple[int, ...
     return lengths
 
 
-def make_plan(model: "HFModel", settings: ScanSettings) -> ScanPlan:
+def make_plan(
+    model: "HFModel", settings: ScanSettings, *, only: Collection[str] | None = None
+) -> ScanPlan:
     """Load texts and needles, cut haystacks, plant, and write out every trial.
+
+    `only` names the needles that may be used, by id (all when None).
 
     Raises:
         PromptError, UnknownNameError: see the parts; all before the model runs.
@@ -116,7 +120,7 @@ def make_plan(model: "HFModel", settings: ScanSettings) -> ScanPlan:
     fmt = prompt_format(model.tokenizer, settings.style)
     docs = load_text(settings.haystack or None)
     repeated = check_repetition(docs).warning
-    needles, longest = _placeable(model, settings)
+    needles, longest = _placeable(model, settings, only)
     at = positions(lengths, settings.depths, n_head=len(fmt.head), n_needle=longest)
     groups = _groups(needles, len(at), settings)
     stacks = cut(
@@ -139,9 +143,12 @@ def make_plan(model: "HFModel", settings: ScanSettings) -> ScanPlan:
     return ScanPlan(settings, lengths, fmt, tuple(contexts), tuple(asked), warnings)
 
 
-def _placeable(model: "HFModel", settings: ScanSettings) -> tuple[list, int]:
+def _placeable(
+    model: "HFModel", settings: ScanSettings, only: Collection[str] | None
+) -> tuple[list, int]:
     """Needles of the kinds asked for, and the length in tokens of the longest."""
     needles = load_needles(settings.needles or None)
+    needles = tuple(n for n in needles if only is None or n.id in only)
     languages = settings.languages if not settings.needles else ()
     kept = select(
         needles,

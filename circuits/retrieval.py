@@ -7,10 +7,8 @@ needles, the answer's own tokens (no fuzzy span search), a position counting onc
 over trials in which nothing could be scored. `circuits.wu2024` is the protocol as published.
 """
 
-import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +18,9 @@ from circuits.measure import Outcome, measure
 from circuits.plan import ScanPlan, ScanSettings, make_plan
 from circuits.roles import role_scores
 from circuits.scan_result import ScanResult
+from circuits.shelf import Part, Shelf, model_label
 from circuits.uncertainty import bootstrap, settled
-from interp.errors import ResultError
-from interp.store import cannot_write, provenance
+from interp.store import provenance
 from interp.trace import Prefix
 
 if TYPE_CHECKING:
@@ -31,14 +29,6 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int, str], None]
 BATCH = 12
 """Trials that run, and are saved, together."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Done:
-    """Trials with their scores, as kept on disk while a scan runs."""
-
-    rows: list[dict[str, Any]]
-    values: dict[str, np.ndarray]
 
 
 def scan(
@@ -64,10 +54,11 @@ def scan(
     started = time.monotonic()
     settings = settings or ScanSettings(**options)
     plan = make_plan(model, settings)
-    shelf = _Shelf(parts, plan, model)
+    label = {"settings": settings.as_dict() | {"lengths": list(plan.lengths)}}
+    shelf = Shelf(parts, label | model_label(model))
     report = progress or (lambda *_: None)
     total, n_done = plan.n_trials, 0
-    finished: list[_Done] = []
+    finished: list[Part] = []
     seen_stacks: set[int] = set()
     for i, (context, trials) in enumerate(zip(plan.contexts, plan.trials, strict=True)):
         if context.index not in seen_stacks and _enough(finished, seen_stacks, settings):
@@ -87,7 +78,7 @@ def scan(
                     model, prefix, context, batch, plan.fmt,
                     generate=settings.generate, seed=settings.seed,
                 )  # fmt: skip
-                done = _Done([_row(o, context) for o in outcomes], _stacked(outcomes))
+                done = Part(_stacked(outcomes), [_row(o, context) for o in outcomes])
                 shelf.write(name, done)
             finished.append(done)
             n_done += len(batch)
@@ -95,7 +86,7 @@ def scan(
     return _result(model, plan, finished, time.monotonic() - started, n_done < total)
 
 
-def _enough(finished: list[_Done], stacks: set[int], settings: ScanSettings) -> bool:
+def _enough(finished: list[Part], stacks: set[int], settings: ScanSettings) -> bool:
     """Whether the top set is settled already, judged on whole haystacks only."""
     if not settings.stop_early or len(stacks) < settings.min_haystacks:
         return False
@@ -141,7 +132,7 @@ def _stacked(outcomes: list[Outcome]) -> dict[str, np.ndarray]:
 
 
 def _result(
-    model: "HFModel", plan: ScanPlan, finished: list[_Done], seconds: float, early: bool
+    model: "HFModel", plan: ScanPlan, finished: list[Part], seconds: float, early: bool
 ) -> ScanResult:
     import pandas as pd
 
@@ -178,71 +169,3 @@ def _with_rows(model: "HFModel", plan: ScanPlan, result: ScanResult) -> ScanResu
     if not result.trials["passed"].any():
         return result
     return replace(result, rows=neighbourhood(model, plan, result))
-
-
-class _Shelf:
-    """Finished batches on disk. Without a folder nothing is kept."""
-
-    def __init__(self, folder: str | Path | None, plan: ScanPlan, model: "HFModel") -> None:
-        self.folder = None if folder is None else Path(folder)
-        if self.folder is None:
-            return
-        source = model.source
-        label = {
-            "settings": plan.settings.as_dict() | {"lengths": list(plan.lengths)},
-            "weights": getattr(source, "weight_hash", None),
-            "tokenizer": getattr(source, "tokenizer_hash", None),
-            "dtype": str(model.dtype),
-        }
-        path = self.folder / "parts.json"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if not path.exists():
-                _write_whole(path, json.dumps(label, indent=1).encode())
-                return
-            found = json.loads(path.read_text("utf-8"))
-        except ValueError:
-            raise ResultError(f"{path} is damaged; remove {self.folder} and start again") from None
-        except OSError as error:
-            raise cannot_write(self.folder, error) from None
-        differs = [k for k in label if found.get(k) != json.loads(json.dumps(label[k]))]
-        if differs:
-            raise ResultError(
-                f"{self.folder} holds trials of another run ({', '.join(differs)} differ); "
-                "use the same options, another --output, or leave out --resume"
-            )
-
-    def read(self, name: str) -> _Done | None:
-        """A finished batch, or None."""
-        from safetensors import SafetensorError, safe_open
-
-        if self.folder is None or not (path := self.folder / f"{name}.safetensors").exists():
-            return None
-        try:
-            with safe_open(str(path), framework="numpy") as file:
-                rows = json.loads(file.metadata()["rows"])
-                return _Done(rows, {k: file.get_tensor(k) for k in file.keys()})  # noqa: SIM118
-        except (SafetensorError, OSError, KeyError, ValueError):
-            return None  # half-written by a power cut: the batch is simply run again
-
-    def write(self, name: str, done: _Done) -> None:
-        """Keep a batch, whole or not at all."""
-        from safetensors.numpy import save
-
-        if self.folder is None:
-            return
-        tensors = {k: np.ascontiguousarray(v) for k, v in done.values.items()}
-        data = save(tensors, metadata={"rows": json.dumps(done.rows)})
-        try:
-            _write_whole(self.folder / f"{name}.safetensors", data)
-        except OSError as error:
-            raise cannot_write(self.folder, error) from None
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    fresh = path.with_name(f".{path.name}.tmp")
-    try:
-        fresh.write_bytes(data)
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)

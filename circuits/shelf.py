@@ -1,0 +1,94 @@
+"""Finished parts of a long run on disk, so that it can be interrupted and gone on with.
+
+A part is a table of plain rows and some arrays, written whole or not at all. The shelf carries a
+label (settings, weights); parts of another label are refused. Without a folder nothing is kept.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from interp.errors import ResultError
+from interp.store import cannot_write
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Arrays by name, and rows of plain values."""
+
+    values: dict[str, np.ndarray]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Shelf:
+    """A folder of parts of one run."""
+
+    def __init__(self, folder: str | Path | None, label: dict[str, Any]) -> None:
+        self.folder = None if folder is None else Path(folder)
+        if self.folder is None:
+            return
+        path = self.folder / "parts.json"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                _write_whole(path, json.dumps(label, indent=1).encode())
+                return
+            found = json.loads(path.read_text("utf-8"))
+        except ValueError:
+            raise ResultError(f"{path} is damaged; remove {self.folder} and start again") from None
+        except OSError as error:
+            raise cannot_write(self.folder, error) from None
+        differs = [k for k in label if found.get(k) != json.loads(json.dumps(label[k]))]
+        if differs:
+            raise ResultError(
+                f"{self.folder} holds parts of another run ({', '.join(differs)} differ); "
+                "use the same options, another --output, or leave out --resume"
+            )
+
+    def read(self, name: str) -> Part | None:
+        """A finished part, or None."""
+        from safetensors import SafetensorError, safe_open
+
+        if self.folder is None or not (path := self.folder / f"{name}.safetensors").exists():
+            return None
+        try:
+            with safe_open(str(path), framework="numpy") as file:
+                rows = json.loads(file.metadata()["rows"])
+                return Part({k: file.get_tensor(k) for k in file.keys()}, rows)  # noqa: SIM118
+        except (SafetensorError, OSError, KeyError, ValueError):
+            return None  # half-written by a power cut: the part is simply run again
+
+    def write(self, name: str, part: Part) -> None:
+        """Keep a part, whole or not at all."""
+        from safetensors.numpy import save
+
+        if self.folder is None:
+            return
+        tensors = {k: np.ascontiguousarray(v) for k, v in part.values.items()}
+        data = save(tensors, metadata={"rows": json.dumps(part.rows)})
+        try:
+            _write_whole(self.folder / f"{name}.safetensors", data)
+        except OSError as error:
+            raise cannot_write(self.folder, error) from None
+
+
+def model_label(model: Any) -> dict[str, Any]:
+    """What parts must agree in beside their settings: weights, tokenizer, precision."""
+    source = model.source
+    return {
+        "weights": getattr(source, "weight_hash", None),
+        "tokenizer": getattr(source, "tokenizer_hash", None),
+        "dtype": str(model.dtype),
+    }
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    fresh = path.with_name(f".{path.name}.tmp")
+    try:
+        fresh.write_bytes(data)
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)

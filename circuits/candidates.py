@@ -1,0 +1,151 @@
+"""Which heads are tested, and on which needles: selection and test are kept apart.
+
+A head set comes from a scan, whose ranking is known trial by trial, or from anywhere else. A scan
+that left needles unused is tested on those; else its needles are split by seed, and the heads are
+ranked again on one half alone.
+"""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from circuits.head_sets import HeadSet, check_heads, read_heads
+from circuits.plan import ScanSettings
+from circuits.scan_result import ScanResult
+from interp.errors import ResultError, UnknownNameError
+from interp.sites import Head
+from probes.needle import load_needles
+
+if TYPE_CHECKING:
+    from circuits.validation_plan import ValidateSettings
+    from interp.backends.hf import HFModel
+
+INHERITED = ("style", "cue_words", "haystack", "needles", "kinds", "languages")
+"""Prompt settings that a validation takes over from the scan."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The heads under test, and the needles that may test them.
+
+    Attributes:
+        ranking: all ranked heads, best first; the candidates are its first `top`.
+        scores: `[layer, head]` of the ranking, if it has scores.
+        sink: attention-sink scores `[layer, head]`, if known.
+        selection, test: needle ids, disjoint.
+        notes: how they were split.
+    """
+
+    ranking: tuple[Head, ...]
+    scores: np.ndarray | None
+    sink: np.ndarray | None
+    selection: tuple[str, ...]
+    test: tuple[str, ...]
+    source: str
+    notes: tuple[str, ...]
+
+
+def find_candidates(
+    model: "HFModel", heads: Any, settings: "ValidateSettings"
+) -> tuple[Candidates, ScanSettings]:
+    """Read a ranking, check it against the model, split the needles.
+
+    Raises:
+        ResultError, SiteError: unreadable, of another model, unknown heads, none at all.
+    """
+    scan = _as_scan(heads)
+    if scan is not None:
+        _same_model(scan, model)
+        base = {k: scan.settings[k] for k in INHERITED if k in scan.settings}
+        prompts = _prompts(base | dict(settings.prompts), settings, scan.settings.get("lengths"))
+        return _from_scan(scan, settings, prompts), prompts
+    found = (
+        heads if isinstance(heads, HeadSet)
+        else read_heads(heads, top=None, n_groups=model.spec.n_groups, n_heads=model.spec.n_heads)
+    )  # fmt: skip
+    check_heads(found.heads, model.spec)
+    prompts = _prompts(dict(settings.prompts), settings, None)
+    return _from_list(found, settings, prompts), prompts
+
+
+def _as_scan(heads: Any) -> ScanResult | None:
+    if isinstance(heads, ScanResult):
+        return heads
+    is_folder = isinstance(heads, str | Path) and Path(heads).is_dir()
+    return ScanResult.load(heads) if is_folder else None
+
+
+def _same_model(scan: ScanResult, model: "HFModel") -> None:
+    mine, theirs = model.source.weight_hash, scan.provenance.weight_hash
+    if mine is not None and theirs is not None and mine != theirs:
+        raise ResultError(
+            f"the scan is of {scan.provenance.model} with weights {theirs[:12]}, the model loaded "
+            f"is {model.source.name} with {mine[:12]}; load the same model, or scan this one"
+        )
+
+
+def _prompts(base: dict[str, Any], settings: "ValidateSettings", scanned: Any) -> ScanSettings:
+    plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in base.items()}
+    unknown = [k for k in plain if k not in INHERITED]
+    if unknown:
+        raise UnknownNameError("prompt setting", unknown[0], INHERITED)
+    length = settings.length or (min(scanned) if scanned else 512)
+    return ScanSettings(
+        **plain, lengths=(length,), depths=settings.depths, n_haystacks=1, seed=settings.seed + 1
+    )
+
+
+def _needle_ids(prompts: ScanSettings) -> list[str]:
+    languages = prompts.languages if not prompts.needles else ()
+    return [
+        n.id
+        for n in load_needles(prompts.needles or None)
+        if (not prompts.kinds or n.kind in prompts.kinds)
+        and (not languages or n.language in languages)
+    ]
+
+
+def _from_scan(scan: ScanResult, settings: "ValidateSettings", prompts: ScanSettings) -> Candidates:
+    used = sorted(set(scan.trials["needle"]))
+    everything = _needle_ids(prompts)
+    unused = [n for n in everything if n not in used]
+    random.Random(settings.seed).shuffle(unused)
+    if len(unused) >= settings.n_needles:
+        selection, test = used, unused
+        note = f"tested on {len(unused)} needles that the scan did not use"
+    else:
+        shuffled = [n for n in used if n in set(everything)]
+        random.Random(settings.seed).shuffle(shuffled)
+        selection, test = shuffled[::2], [*shuffled[1::2], *unused]
+        note = (
+            f"the scan used most needles: heads ranked again on {len(selection)} of them, tested "
+            f"on the other {len(test)}"
+        )
+    keep = scan.gated() & scan.trials["needle"].isin(selection).to_numpy()
+    if not keep.any():
+        raise ResultError(scan.diagnosis())
+    scores = scan.values["copy"][keep].mean(0)
+    sink = scan.roles["sink"].mean(0) if "sink" in scan.roles else None
+    order = np.argsort(-np.nan_to_num(scores, nan=-np.inf), axis=None, kind="stable")
+    ranking = tuple(
+        Head(*map(int, divmod(i, scores.shape[1]))) for i in order
+        if not np.isnan(scores.reshape(-1)[i])
+    )  # fmt: skip
+    source = f"copy score of the scan of {scan.provenance.model}"
+    return Candidates(ranking, scores, sink, tuple(selection), tuple(test), source, (note,))
+
+
+def _from_list(found: HeadSet, settings: "ValidateSettings", prompts: ScanSettings) -> Candidates:
+    ids = _needle_ids(prompts)
+    random.Random(settings.seed).shuffle(ids)
+    cut = max(1, len(ids) // 3)
+    note = (
+        "the heads were given, not found here: whether the prompts that chose them resemble the "
+        "test prompts is not known"
+    )
+    return Candidates(
+        found.heads, found.scores, None, tuple(ids[:cut]), tuple(ids[cut:]), found.source, (note,)
+    )

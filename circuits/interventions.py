@@ -1,0 +1,232 @@
+"""Run a case with one set of heads changed in each row, and read the answer's numbers off.
+
+One prefill serves all rows of a scope that ends with the question; only `everywhere` needs one for
+each set of heads. `materials` gathers once what the edits of a prompt are made of.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from circuits.ablations import Ablation, Material, Scope, edits_of
+from circuits.measure import stop_tokens
+from interp.errors import PromptError
+from interp.sites import Edit, Head, Site
+from interp.trace import Prefix, SiteRead
+from probes.cases import Case, Scene
+from probes.rouge import contains, rouge1_recall
+
+if TYPE_CHECKING:
+    from interp.backends.hf import HFModel
+
+METRICS: dict[str, tuple[str, str]] = {
+    "logprob": ("log-probability of the answer", "nats"),
+    "logit_diff": ("logit of the answer minus that of the counterfactual value", "logits"),
+    "exact": ("greedy decoding gives just the answer", "share"),
+    "contains": ("the generated text holds the answer", "share"),
+    "rouge": ("ROUGE-1 recall of the answer in the generated text", "share"),
+}
+"""Name: what it is, and its unit. The last two need generation."""
+
+FORCED, GENERATED = ("logprob", "logit_diff", "exact"), ("contains", "rouge")
+N_NEW = 24
+"""Tokens generated at most, where generation is asked for."""
+ROWS = 64
+"""Rows of one extend: bounds the memory of their logits."""
+
+Sets = Sequence[Sequence[Head]]
+
+
+def forced_metrics(logits: Tensor, case: Case) -> np.ndarray:
+    """`logprob`, `logit_diff`, `exact` of one row of answers: `logits` `[answer, d_vocab]`."""
+    ids = torch.tensor(case.answer)
+    gold = logits.log_softmax(-1).gather(-1, ids[:, None]).sum()
+    best = (logits.argmax(-1) == ids).all()
+    gap = float("nan")
+    if case.differs is not None and case.other is not None:
+        row = logits[case.differs]
+        gap = float(row[case.answer[case.differs]] - row[case.other[case.differs]])
+    return np.array([float(gold), gap, float(best)])
+
+
+def rebased(model: "HFModel", prefix: Prefix, case: Case, scope: Scope) -> tuple[Prefix, Case]:
+    """The context of a case and, where the scope leaves the question alone, the question too.
+
+    The prefix returned is all that the case's suffix sees.
+    """
+    prefix = prefix.crop(case.trial.length)
+    start = case.rows.start if scope == "decode" else 0
+    if start == 0:
+        return prefix, case
+    rest = replace(
+        case,
+        suffix=case.suffix[start:],
+        rows=range(len(case.rows)),
+        classes=case.classes[start:],
+    )
+    return model.grow(prefix, case.suffix[:start]), rest
+
+
+def run_edits(
+    model: "HFModel", prefix: Prefix, case: Case, n_rows: int, edits: Sequence[Edit]
+) -> np.ndarray:
+    """Forced metrics `[row, metric]` of a case run `n_rows` times, each row with its edits."""
+    out = []
+    for start in range(0, n_rows, ROWS):
+        rows = range(start, min(start + ROWS, n_rows))
+        own = [e for e in (_shifted(e, rows) for e in edits) if e is not None]
+        suffixes, wanted = [case.suffix] * len(rows), [case.rows] * len(rows)
+        trace = model.extend(prefix, suffixes, edits=own, logits=wanted)
+        out += [forced_metrics(part, case) for part in trace.logits.split(len(case.rows))]
+    return np.stack(out)
+
+
+def _shifted(edit: Edit, rows: range) -> Edit | None:
+    """The edit in a batch that begins at another row; None where it has no row there."""
+    here = tuple(r - rows.start for r in edit.rows or () if r in rows)
+    return replace(edit, rows=here) if here else None
+
+
+def material(
+    case: Case,
+    *,
+    means: Mapping[str, Tensor] | None = None,
+    twin: Mapping[int, Tensor] | None = None,
+) -> Material:
+    """What edits of the whole suffix of a (rebased) case are made of."""
+    positions = tuple(range(len(case.suffix)))
+    return Material(positions, case.classes, means or {}, twin or {}, case.needle)
+
+
+def run_sets(
+    model: "HFModel", prefix: Prefix, case: Case, sets: Sets, *, how: Ablation, m: Material
+) -> np.ndarray:
+    """Forced metrics `[set, metric]`, set i ablated in row i of a rebased case."""
+    return run_edits(model, prefix, case, len(sets), edits_of(sets, how, m))
+
+
+def run_everywhere(
+    model: "HFModel",
+    scene: Scene,
+    sets: Sets,
+    *,
+    how: Ablation,
+    means: Mapping[str, Tensor],
+    tick: Callable[[], None],
+) -> list[np.ndarray]:
+    """Forced metrics `[set, metric]` of each case, ablated in context and suffix alike."""
+    places = tuple(range(len(scene.context.tokens)))
+    twin = context_outputs(model, scene.twin) if how.needs == "twin" else {}
+    whole = Material(places, context_classes(scene), means, twin)
+    ahead = model.prefill(scene.twin) if how.needs == "twin" else None
+    own = [
+        {} if ahead is None else suffix_outputs(model, *rebased(model, ahead, c, "suffix"))
+        for c in scene.cases
+    ]
+    out: list[list[np.ndarray]] = [[] for _ in scene.cases]
+    for heads in sets:
+        edits = [replace(e, rows=None) for e in edits_of([heads], how, whole)]
+        prefix = model.prefill(scene.context.tokens, edits=edits)
+        for i, case in enumerate(scene.cases):
+            m = material(case, means=means, twin=own[i])
+            cropped = prefix.crop(case.trial.length)
+            out[i].append(run_sets(model, cropped, case, [heads], how=how, m=m)[0])
+        tick()
+    return [np.stack(rows) for rows in out]
+
+
+def context_classes(scene: Scene) -> tuple[str, ...]:
+    """Position class of every token of a context."""
+    classes = ["context"] * len(scene.context.tokens)
+    for place in scene.context.planted:
+        if place.stop > len(classes):  # cut off with the end of the context
+            continue
+        classes[place.start : place.stop] = ["needle"] * (place.stop - place.start)
+        classes[place.answer.start : place.answer.stop] = ["value"] * len(place.answer)
+    return tuple(classes)
+
+
+def suffix_outputs(model: "HFModel", prefix: Prefix, case: Case) -> dict[int, Tensor]:
+    """Outputs of all heads on a rebased case's suffix: by layer, `[pos, head, d_head]`."""
+    sites = {layer: Site("z", layer) for layer in model.spec.attention_layers}
+    read = SiteRead(tuple(sites.values()), (tuple(range(len(case.suffix))),))
+    seen = model.extend(prefix, [case.suffix], read=[read]).sites
+    return {layer: seen[site] for layer, site in sites.items()}
+
+
+def context_outputs(model: "HFModel", tokens: Sequence[int]) -> dict[int, Tensor]:
+    """Outputs of all heads on a whole context."""
+    sites = {layer: Site("z", layer) for layer in model.spec.attention_layers}
+    read = SiteRead(tuple(sites.values()), (tuple(range(len(tokens))),))
+    trace = model.prefill(tokens, read=[read]).trace
+    assert trace is not None
+    return {layer: trace.sites[site] for layer, site in sites.items()}
+
+
+def reference_means(
+    model: "HFModel", scenes: Sequence[Scene], *, context: bool = False
+) -> dict[str, Tensor]:
+    """Mean head output by position class, `[layer, head, d_head]`, over all cases of scenes.
+
+    Every token counts once. `context` adds the classes of context tokens, for edits everywhere.
+    """
+    spec = model.spec
+    sums: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
+
+    def add(classes: Sequence[str], outputs: Mapping[int, Tensor]) -> None:
+        for name in set(classes):
+            at = [i for i, c in enumerate(classes) if c == name]
+            total = sums.setdefault(name, torch.zeros(spec.n_layers, spec.n_heads, spec.d_head))
+            for layer, z in outputs.items():
+                total[layer] += z[at].float().sum(0)
+            counts[name] = counts.get(name, 0) + len(at)
+
+    for scene in scenes:
+        prefix = model.prefill(scene.context.tokens)
+        for case in scene.cases:
+            add(case.classes, suffix_outputs(model, *rebased(model, prefix, case, "suffix")))
+        if context:
+            add(context_classes(scene), context_outputs(model, scene.context.tokens))
+    if not sums:
+        raise PromptError("a mean ablation needs reference prompts, and there are none")
+    return {name: total / counts[name] for name, total in sums.items()}
+
+
+def generate_sets(
+    model: "HFModel", prefix: Prefix, case: Case, sets: Sets, *, how: Ablation, m: Material
+) -> np.ndarray:
+    """`contains` and `rouge` `[set, 2]` of what the model says with each set ablated.
+
+    Ablations whose value belongs to a position (`mean`, `resample`) hold at the last known one for
+    all tokens decoded beyond; the others act on every decoded token.
+    """
+    question = case.suffix[: case.rows.start + 1]
+    edits = [_open(e, how, m, len(question)) for e in edits_of(sets, how, m)]
+    texts = model.generate(
+        prefix,
+        [question] * len(sets),
+        max_new_tokens=N_NEW,
+        stop=stop_tokens(model),
+        edits=edits,
+    )
+    decode, value = model.tokenizer.decode, case.trial.value
+    said = [decode(ids) for ids in texts]
+    return np.array([[float(contains(value, t)), rouge1_recall(value, t)] for t in said])
+
+
+def _open(edit: Edit, how: Ablation, m: Material, n_question: int) -> Edit:
+    """The edit carried on through the decoded tokens."""
+    first = m.positions[0]
+    positions = tuple(range(first, n_question + N_NEW))
+    value = edit.value
+    if value is not None:
+        known = value[: max(0, n_question - first)] if how.name == "resample" else value
+        last = known[-1:].expand(len(positions) - len(known), -1)
+        value = torch.cat([known, last]) if len(known) < len(positions) else known
+        value = value[: len(positions)]
+    return replace(edit, positions=positions, value=value)

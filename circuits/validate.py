@@ -1,0 +1,417 @@
+"""Do these heads do the retrieval? Ablate them, put them back, and compare with matched sets.
+
+For every ablation the candidate set, controls and matched random sets are rows of batched suffixes
+behind one prefill (DESIGN: prefill once). Both directions are run: taking the heads' outputs away
+says whether they are necessary, putting them back into a twin prompt whether they are sufficient.
+What the heads are chosen on and what they are tested on are disjoint (`circuits.candidates`).
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from circuits import interventions as run
+from circuits.ablations import ABLATIONS, Ablation, edits_of
+from circuits.direct import can_freeze, direct_effects
+from circuits.shelf import Part, Shelf, model_label
+from circuits.specificity import probes, run_probes
+from circuits.validation_plan import (
+    FEW,
+    NamedSet,
+    ValidateSettings,
+    ValidationPlan,
+    make_validation,
+)
+from circuits.validation_result import DENOISE, ValidationResult
+from interp.checks import check_edits
+from interp.errors import PromptError, ResultError, SiteError
+from interp.sites import Head
+from interp.store import provenance
+from interp.trace import Prefix
+from probes.cases import Case, Scene
+from probes.haystack import load_text
+
+if TYPE_CHECKING:
+    from interp.backends.hf import HFModel
+
+Progress = Callable[[int, int, str], None]
+
+
+def validate(
+    model: "HFModel",
+    heads: Any,
+    settings: ValidateSettings | None = None,
+    *,
+    parts: Any = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> ValidationResult:
+    """Test a set of heads causally.
+
+    Args:
+        heads: a `ScanResult`, a run folder of a scan, a head list in any form that
+            `circuits.head_sets.read_heads` knows.
+        settings: `ValidateSettings`, or give its fields as keywords.
+        parts: a folder for finished parts; a run that finds its own there goes on after them.
+        progress: called with parts done, parts in all, and what is running.
+
+    Raises:
+        PromptError, UnknownNameError, ResultError, SiteError: bad input, before the model runs;
+            or too few answered questions to measure anything.
+    """
+    started = time.monotonic()
+    settings = settings or ValidateSettings(**options)
+    plan = make_validation(model, heads, settings)
+    label = {
+        "settings": settings.as_dict(),
+        "prompts": plan.prompts.as_dict(),
+        "heads": [str(h) for h in plan.candidates.ranking],
+    }
+    bench = _Bench(model, plan, Shelf(parts, label | model_label(model)), progress)
+    return bench.result(started)
+
+
+class _Bench:
+    """One validation in the middle of its run: prefixes and means are made when first needed."""
+
+    def __init__(
+        self, model: "HFModel", plan: ValidationPlan, shelf: Shelf, progress: Progress | None
+    ) -> None:
+        self.model, self.plan, self.shelf = model, plan, shelf
+        self.settings = plan.settings
+        self.report = progress or (lambda *_: None)
+        self.done = 0
+        jobs = 2 + len(self.settings.ablations) + self.settings.alone
+        self.total = plan.n_cases * jobs + self.settings.specificity
+        self._means: dict[str, Tensor] | None = None
+        self._prefixes: dict[tuple[int, bool], Prefix] = {}
+        self.metrics = run.FORCED + (run.GENERATED if self.settings.generate else ())
+
+    # -- parts ------------------------------------------------------------------------------
+
+    def result(self, started: float) -> ValidationResult:
+        """Run all parts and join them."""
+        cases = [(scene, case) for scene in self.plan.scenes for case in scene.cases]
+        base = self._baselines(cases)
+        kept = [pair for pair, part in zip(cases, base, strict=True) if part.rows[0]["kept"]]
+        if len({case.trial.needle for _, case in kept}) < 2:
+            raise ResultError(
+                f"{len(kept)} of {len(cases)} test questions are answered by the unablated model, "
+                "an interval needs 2 or more: shorten --length, raise --cue-words, or use a model "
+                "that answers such questions"
+            )
+        self._check(kept[0][1], kept[0][0])
+        values = [self._ablated(name, cases, base) for name in self.settings.ablations]
+        values.append(self._denoised(cases, base))
+        alone = self._alone(cases, base)
+        direct = self._direct(kept)
+        specificity = self._specificity()
+        return self._joined(started, base, values, alone, direct, specificity)
+
+    def _baselines(self, cases: list[tuple[Scene, Case]]) -> list[Part]:
+        return [self._part("base", s, c, partial(self._baseline, s, c)) for s, c in cases]
+
+    def _baseline(self, scene: Scene, case: Case) -> Part:
+        none: list[list[Head]] = [[]]
+        how = ABLATIONS["zero"]
+        forward = self._run(scene, case, none, how=how)[0]
+        twin = np.full_like(forward, np.nan)
+        if case.twin:
+            twin = self._run(scene, case, none, how=how, on_twin=True)[0]
+        exact = bool(forward[self.metrics.index("exact")])
+        row = {
+            "needle": case.trial.needle, "kind": case.trial.kind, "value": case.trial.value,
+            "context": case.trial.context, "length": case.trial.length,
+            "depth": round(case.trial.true_depth, 4), "n_answer": len(case.answer),
+            "twin": case.twin, "kept": exact,
+            **{m: _plain(v) for m, v in zip(self.metrics, forward, strict=True)},
+        }  # fmt: skip
+        return Part({"start": forward, "twin": twin}, [row])
+
+    def _check(self, case: Case, scene: Scene) -> None:
+        """Once for each ablation: it changes what it names, and nothing else."""
+        top = [s for s in self.plan.main if s.role == "top"]
+        for name in self.settings.ablations:
+            how = ABLATIONS[name]
+            if how.needs == "twin" and not case.twin:
+                continue
+            prefix, rebased, m = self._ready(scene, case, how)
+            edits = edits_of([top[0].heads], how, m)
+            found = check_edits(self.model, prefix, rebased.suffix, edits)
+            if not found.passed:
+                raise SiteError(f"{name} ablation is not exact on this model: {found.detail}")
+
+    def _ablated(self, name: str, cases: list, base: list[Part]) -> np.ndarray:
+        """`[set, case, metric]` of one ablation."""
+        how, sets = ABLATIONS[name], self.sets_of(name)
+        if self.settings.scope == "everywhere":
+            return self._everywhere(how, sets)
+        return self._each(name, cases, base, sets, lambda s, c: self._all_sets(s, c, sets, how))
+
+    def _denoised(self, cases: list, base: list[Part]) -> np.ndarray:
+        how, sets = ABLATIONS["resample"], self.sets_of(DENOISE)
+        return self._each(
+            DENOISE, cases, base, sets, lambda s, c: self._all_sets(s, c, sets, how, on_twin=True)
+        )
+
+    def _all_sets(
+        self, scene: Scene, case: Case, sets: tuple[NamedSet, ...], how: Ablation,
+        *, on_twin: bool = False,
+    ) -> np.ndarray:  # fmt: skip
+        if (on_twin or how.needs == "twin") and not case.twin:
+            return np.full((len(sets), len(self.metrics)), np.nan)
+        out = self._run(scene, case, [s.heads for s in sets], how=how, on_twin=on_twin)
+        if self.settings.generate and not on_twin:
+            drawn = [
+                i for i, s in enumerate(sets)
+                if s.k == self.settings.top
+                and (s.role != "random" or s.draw < self.settings.n_generated)
+            ]  # fmt: skip
+            chosen = [sets[i].heads for i in drawn]
+            out[drawn, len(run.FORCED) :] = self._generated(scene, case, chosen, how)
+        return out
+
+    def _each(
+        self, job: str, cases: list, base: list[Part], sets: tuple[NamedSet, ...], work: Callable
+    ) -> np.ndarray:
+        """Run a job on every question that counts; NaN on the others."""
+        out = np.full((len(sets), len(cases), len(self.metrics)), np.nan)
+        for i, ((scene, case), start) in enumerate(zip(cases, base, strict=True)):
+            if start.rows[0]["kept"]:
+                made = self._part(job, scene, case, partial(_as_part, work, scene, case))
+                out[:, i] = made.values["values"]
+            else:
+                self._tick(job)
+        return out
+
+    def _everywhere(self, how: Ablation, sets: tuple[NamedSet, ...]) -> np.ndarray:
+        columns: list[np.ndarray] = []
+        for scene in self.plan.scenes:
+            name = f"{how.name}-c{scene.context.index:03d}"
+            part = self.shelf.read(name)
+            if part is None:
+                found = run.run_everywhere(
+                    self.model, scene, [s.heads for s in sets], how=how,
+                    means=self._mean_outputs(how),
+                    tick=lambda: self.report(self.done, self.total, f"{how.name} everywhere"),
+                )  # fmt: skip
+                part = Part({f"{i:03d}": v for i, v in enumerate(found)})
+                self.shelf.write(name, part)
+            columns += [part.values[k] for k in sorted(part.values)]
+            self.done += len(scene.cases)
+        return np.stack(columns, axis=1)
+
+    def _alone(self, cases: list, base: list[Part]) -> np.ndarray:
+        """`[layer, head, case, metric]` of every head ablated at the answer rows."""
+        if not self.settings.alone:
+            return np.empty((0,))
+        spec, how = self.model.spec, self._first_for_all()
+        sets = tuple(NamedSet("alone", 1, i, (h,)) for i, h in enumerate(spec.heads()))
+
+        def work(scene: Scene, case: Case) -> np.ndarray:
+            found = self._run(scene, case, [s.heads for s in sets], how=how, scope="decode")
+            return found[:, : len(self.metrics)]
+
+        found = self._each("alone", cases, base, sets, work)
+        out = np.full((spec.n_layers, spec.n_heads, *found.shape[1:]), np.nan)
+        for s, value in zip(sets, found, strict=True):
+            out[s.heads[0].layer, s.heads[0].head] = value
+        return out
+
+    def _direct(self, kept: list[tuple[Scene, Case]]) -> list[dict[str, Any]]:
+        heads = self.plan.candidates.ranking[: self.settings.top]
+        if not can_freeze(self.model):
+            self.done += self.plan.n_cases
+            return []
+        how = self._first_for_all()
+        rows = []
+        for scene, case in kept:
+
+            def work(scene: Scene = scene, case: Case = case) -> Part:
+                prefix, rebased, m = self._ready(scene, case, how, scope="decode")
+                found = direct_effects(self.model, prefix, rebased, heads, how=how, m=m)
+                return Part({}, [{k: _plain(v) for k, v in row.items()} for row in found])
+
+            rows += self._part("direct", scene, case, work).rows
+        return rows
+
+    def _specificity(self) -> list[dict[str, Any]]:
+        if not self.settings.specificity:
+            return []
+        part = self.shelf.read("specificity")
+        if part is None:
+            self.report(self.done, self.total, "plain text, facts, copies")
+            part = Part({}, self._run_specificity())
+            self.shelf.write("specificity", part)
+        self._tick("specificity")
+        return part.rows
+
+    def _run_specificity(self) -> list[dict[str, Any]]:
+        how, n = self._first_for_all(), self.settings.n_curve
+        sets = [s for s in self.plan.main if s.role != "random" or s.draw < n]
+        docs = load_text(self.plan.prompts.haystack or None)
+        try:
+            wanted = probes(self.model, docs, seed=self.settings.seed)
+        except PromptError:
+            return []
+        heads: list = [(), *(s.heads for s in sets)]
+        kept, found = run_probes(
+            self.model, wanted, heads, how=how, means=self._mean_outputs(how, context=True)
+        )
+        return [
+            {"kind": p.kind, "probe": p.name, "role": s.role, "draw": s.draw,
+             "ablation": how.name, "baseline": _plain(found[0, j]),
+             "change": _plain(found[1 + i, j] - found[0, j])}
+            for j, p in enumerate(kept) for i, s in enumerate(sets)
+        ]  # fmt: skip
+
+    # -- one question -----------------------------------------------------------------------
+
+    def _run(
+        self, scene: Scene, case: Case, sets: list, *, how: Ablation, on_twin: bool = False,
+        scope: str | None = None,
+    ) -> np.ndarray:  # fmt: skip
+        """All metrics `[set, metric]`; generated ones are left NaN, but for a single empty set."""
+        prefix, rebased, m = self._ready(scene, case, how, on_twin=on_twin, scope=scope)
+        forced = run.run_sets(self.model, prefix, rebased, sets, how=how, m=m)
+        out = np.full((len(sets), len(self.metrics)), np.nan)
+        out[:, : len(run.FORCED)] = forced
+        if self.settings.generate and not any(sets):
+            out[:, len(run.FORCED) :] = self._generated(scene, case, sets, how, on_twin=on_twin)
+        return out
+
+    def _generated(
+        self, scene: Scene, case: Case, sets: list, how: Ablation, *, on_twin: bool = False
+    ) -> np.ndarray:
+        prefix, rebased, m = self._ready(scene, case, how, on_twin=on_twin)
+        return run.generate_sets(self.model, prefix, rebased, sets, how=how, m=m)
+
+    def _ready(
+        self, scene: Scene, case: Case, how: Ablation, *, on_twin: bool = False,
+        scope: str | None = None,
+    ) -> tuple[Prefix, Case, Any]:  # fmt: skip
+        """Prefix, rebased case and material for edits on it."""
+        chosen = scope or ("decode" if self.settings.scope == "decode" else "suffix")
+        prefix, rebased = run.rebased(
+            self.model, self._prefix(scene, twin=on_twin), case, chosen  # type: ignore[arg-type]
+        )  # fmt: skip
+        twin: Mapping[int, Tensor] = {}
+        if how.needs == "twin" and case.twin:
+            other = self._prefix(scene, twin=not on_twin)
+            twin = run.suffix_outputs(
+                self.model, *run.rebased(self.model, other, case, chosen)  # type: ignore[arg-type]
+            )  # fmt: skip
+        return prefix, rebased, run.material(rebased, means=self._mean_outputs(how), twin=twin)
+
+    def _prefix(self, scene: Scene, *, twin: bool) -> Prefix:
+        """Read once; only the prefixes of the scene at hand are kept."""
+        key = (scene.context.index, twin)
+        if key not in self._prefixes:
+            self._prefixes = {k: p for k, p in self._prefixes.items() if k[0] == key[0]}
+            tokens = scene.twin if twin else scene.context.tokens
+            self._prefixes[key] = self.model.prefill(tokens)
+        return self._prefixes[key]
+
+    def _mean_outputs(self, how: Ablation, *, context: bool = False) -> dict[str, Tensor]:
+        if how.needs != "means":
+            return {}
+        everywhere = context or self.settings.scope == "everywhere" or self.settings.specificity
+        if self._means is None:
+            self.report(self.done, self.total, "reference prompts")
+            self._means = run.reference_means(self.model, self.plan.reference, context=everywhere)
+        return self._means
+
+    def _first_for_all(self) -> Ablation:
+        """The first ablation that every prompt can give, for single heads and plain text."""
+        names = [n for n in self.settings.ablations if ABLATIONS[n].needs in ("", "means")]
+        return ABLATIONS[names[0] if names else "zero"]
+
+    # -- bookkeeping ------------------------------------------------------------------------
+
+    def sets_of(self, name: str) -> tuple[NamedSet, ...]:
+        """The sets run under an ablation; the first one has the curve's too."""
+        first = name == self.settings.ablations[0]
+        return (*self.plan.main, *(self.plan.curve if first else ()))
+
+    def _part(self, job: str, scene: Scene, case: Case, work: Callable[[], Part]) -> Part:
+        name = f"{job}-c{scene.context.index:03d}-{case.trial.planted:02d}"
+        part = self.shelf.read(name)
+        if part is None:
+            self.report(self.done, self.total, f"{job}: {case.trial.needle}")
+            part = work()
+            self.shelf.write(name, part)
+        self._tick(job)
+        return part
+
+    def _tick(self, what: str) -> None:
+        self.done += 1
+        self.report(min(self.done, self.total), self.total, what)
+
+    def _joined(
+        self, started: float, base: list[Part], values: list[np.ndarray],
+        alone: np.ndarray, direct: list, specificity: list,
+    ) -> ValidationResult:  # fmt: skip
+        import pandas as pd
+
+        names = [*self.settings.ablations, DENOISE]
+        sets = [
+            {"ablation": name, "role": s.role, "k": s.k, "draw": s.draw,
+             "heads": ",".join(map(str, s.heads))}
+            for name in names for s in self.sets_of(name)
+        ]  # fmt: skip
+        chosen = self.plan.candidates
+        kept = {
+            "heads": [str(h) for h in chosen.ranking[: self.settings.top]],
+            "source": chosen.source,
+            "prompts": self.plan.prompts.as_dict(),
+            "selection_needles": list(chosen.selection),
+            "alone_ablation": self._first_for_all().name,
+        }
+        return ValidationResult(
+            settings=self.settings.as_dict() | kept,
+            provenance=provenance(self.model, seconds=time.monotonic() - started),
+            cases=pd.DataFrame([part.rows[0] for part in base]),
+            sets=pd.DataFrame(sets),
+            metrics=self.metrics,
+            values=np.concatenate(values),
+            start=np.stack([part.values["start"] for part in base]),
+            twin=np.stack([part.values["twin"] for part in base]),
+            alone=alone,
+            scores=np.empty(0) if chosen.scores is None else chosen.scores,
+            direct=pd.DataFrame(direct),
+            specificity=pd.DataFrame(specificity),
+            notes=(*self.plan.notes, *self._warnings(base)),
+        )
+
+    def _warnings(self, base: list[Part]) -> list[str]:
+        kept = [part.rows[0] for part in base if part.rows[0]["kept"]]
+        notes = [
+            f"{len(kept)} of {len(base)} test questions are answered by the unablated model; "
+            "only these count"
+        ]
+        if len({row["needle"] for row in kept}) < FEW:
+            notes.append(f"fewer than {FEW} needles: 95 % intervals are too narrow")
+        without = sum(not row["twin"] for row in kept)
+        if without:
+            notes.append(
+                f"{without} questions have no counterfactual value of equal length; they are left "
+                "out of resample and denoising"
+            )
+        if not can_freeze(self.model):
+            notes.append("direct effects: not applicable, a layer's feed-forward part is unknown")
+        return notes
+
+
+def _as_part(work: Callable, scene: Scene, case: Case) -> Part:
+    return Part({"values": work(scene, case)})
+
+
+def _plain(value: Any) -> float | None:
+    """JSON has no NaN."""
+    if isinstance(value, float | np.floating):
+        return None if np.isnan(value) else float(value)
+    return value

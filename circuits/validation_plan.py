@@ -1,0 +1,231 @@
+"""What a validation will run: which heads, which prompts, which sets, decided before it runs."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from circuits import controls
+from circuits.ablations import ABLATIONS, ablation, scope
+from circuits.candidates import Candidates, find_candidates
+from circuits.interventions import FORCED, METRICS
+from circuits.plan import ScanPlan, ScanSettings, make_plan
+from interp.errors import PromptError, ResultError, UnknownNameError
+from interp.sites import Head
+from probes.cases import Scene, scenes
+
+if TYPE_CHECKING:
+    from interp.backends.hf import HFModel
+
+FEW = 12
+"""Needles below which bootstrap intervals are known to be too narrow (coverage below .9)."""
+N_REFERENCE = 2
+"""Contexts whose questions make up the reference of a mean ablation."""
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    # uniform attention from the last prompt token on, judged by ROUGE of what is generated
+    "wu2024": {
+        "ablations": ("uniform",),
+        "scope": "decode",
+        "metric": "rouge",
+        "generate": True,
+        "smallest": 0.1,
+    },
+}
+
+
+@dataclass(frozen=True)
+class ValidateSettings:
+    """Everything that decides a validation's numbers; saved with it.
+
+    Attributes:
+        top: size k of the candidate set: the k best heads of the ranking.
+        ablations: names of ablations; the first one is also used for curves, single heads and
+            specificity.
+        scope: where they act (`circuits.ablations.SCOPES`).
+        metric: the metric of the verdicts; the others are reported beside it.
+        length: tokens of context; 0 takes the shortest that was scanned, or 512.
+        depths: where needles begin.
+        n_needles: test questions at most, a needle each.
+        n_draws: matched random sets; `n_curve` of them at the other sizes of the curve, and in
+            specificity; `n_generated` where text is generated; `n_everywhere` for that scope.
+        curve: sizes of the dose-response curve.
+        alone: also ablate every head of the model alone, at the answer rows.
+        generate: also generate text and look for the answer in it.
+        specificity: also measure plain text, known facts and short copying.
+        smallest: the smallest effect of interest, in the metric's unit, chosen beforehand.
+        alpha: level of the corrected p.
+        prompts: overrides of the scan's own prompt settings (`circuits.candidates.INHERITED`).
+    """
+
+    top: int = 10
+    ablations: tuple[str, ...] = ("mean", "zero", "resample", "uniform", "knockout", "sink")
+    scope: str = "suffix"
+    metric: str = "logprob"
+    length: int = 0
+    depths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    n_needles: int = 16
+    n_draws: int = 100
+    n_curve: int = 20
+    n_generated: int = 20
+    n_everywhere: int = 20
+    curve: tuple[int, ...] = (1, 2, 5, 20, 50)
+    alone: bool = True
+    generate: bool = False
+    specificity: bool = True
+    smallest: float = 0.1
+    alpha: float = 0.05
+    prompts: tuple[tuple[str, Any], ...] = ()
+    preset: str = "default"
+    seed: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for result files."""
+        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return plain | {"prompts": dict(self.prompts)}
+
+
+@dataclass(frozen=True)
+class NamedSet:
+    """A set of heads in the role that it plays: top, bottom, sink or random."""
+
+    role: str
+    k: int
+    draw: int
+    heads: tuple[Head, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class ValidationPlan:
+    """Prompts and sets of a validation."""
+
+    settings: ValidateSettings
+    prompts: ScanSettings
+    candidates: Candidates
+    main: tuple[NamedSet, ...]
+    curve: tuple[NamedSet, ...]
+    scenes: tuple[Scene, ...]
+    reference: tuple[Scene, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def n_cases(self) -> int:
+        """Questions."""
+        return sum(len(s.cases) for s in self.scenes)
+
+
+def with_preset(settings: ValidateSettings, preset: str) -> ValidateSettings:
+    """Settings under a preset; it fills in what still has its default value."""
+    if preset not in PRESETS:
+        raise UnknownNameError("preset", preset, PRESETS)
+    default = ValidateSettings()
+    filled = {
+        k: v for k, v in PRESETS[preset].items() if getattr(settings, k) == getattr(default, k)
+    }
+    return ValidateSettings(**{**_fields(settings), **filled, "preset": preset})
+
+
+def _fields(settings: ValidateSettings) -> dict[str, Any]:
+    return {k: getattr(settings, k) for k in settings.__dataclass_fields__}
+
+
+def check_settings(settings: ValidateSettings) -> None:
+    """Raise before anything runs for what cannot be measured as asked."""
+    for name in settings.ablations:
+        ablation(name)
+    if not settings.ablations:
+        raise PromptError(f"no ablation was named; known: {', '.join(ABLATIONS)}")
+    scope(settings.scope)
+    if settings.scope == "everywhere" and "knockout" in settings.ablations:
+        raise PromptError(
+            "knockout blocks the edges from question and answer to the needle; it is not defined "
+            "everywhere: use scope suffix, or leave knockout out of --ablations"
+        )
+    if settings.metric not in METRICS:
+        raise UnknownNameError("metric", settings.metric, METRICS)
+    if settings.metric not in FORCED and not settings.generate:
+        raise PromptError(f"metric {settings.metric} needs generated text; add --generate")
+    if settings.generate and settings.scope == "everywhere":
+        raise PromptError("generated text is not measured with scope everywhere; use suffix")
+    if settings.n_draws < 19:
+        raise PromptError(
+            f"{settings.n_draws} random sets cannot give p <= .05; ask for 19 or more (100 usual)"
+        )
+
+
+def make_validation(model: "HFModel", heads: Any, settings: ValidateSettings) -> ValidationPlan:
+    """Everything but the running.
+
+    Raises:
+        PromptError, UnknownNameError, ResultError, SiteError: in one line, before the model runs.
+    """
+    check_settings(settings)
+    chosen, prompts = find_candidates(model, heads, settings)
+    if settings.top > len(chosen.ranking):
+        raise ResultError(
+            f"--top {settings.top} asks for more heads than the {len(chosen.ranking)} given"
+        )
+    main, curve, notes = _sets(model, chosen, settings)
+    test = _plan(model, prompts, chosen.test, settings.n_needles)
+    reference = _plan(model, prompts, chosen.selection, N_REFERENCE * 5, seed=2)
+    built = scenes(test.contexts, test.trials, fmt=test.fmt)
+    return ValidationPlan(
+        settings, prompts, chosen, main, curve, built,
+        scenes(reference.contexts, reference.trials, fmt=reference.fmt),
+        (*chosen.notes, *notes, *test.warnings),
+    )  # fmt: skip
+
+
+def _plan(
+    model: "HFModel", prompts: ScanSettings, ids: Sequence[str], n_needles: int, *, seed: int = 0
+) -> ScanPlan:
+    """As many contexts as hold so many needles."""
+    prompts = replace(prompts, seed=prompts.seed + seed)
+    one = make_plan(model, prompts, only=set(ids))
+    size = len(one.contexts[0].planted)
+    wanted = max(1, min(n_needles, len(ids)) // size)
+    if wanted == 1:
+        return one
+    return make_plan(model, replace(prompts, n_haystacks=wanted), only=set(ids))
+
+
+def _sets(
+    model: "HFModel", chosen: Candidates, settings: ValidateSettings
+) -> tuple[tuple[NamedSet, ...], tuple[NamedSet, ...], list[str]]:
+    """The candidate set with its controls, the same at the sizes of the curve, and notes."""
+    pool, k = model.spec.heads(), settings.top
+    n_draws = settings.n_everywhere if settings.scope == "everywhere" else settings.n_draws
+    # heads that the ranking does not mention are ranked last, in the order of the model
+    ranking = (*chosen.ranking, *(h for h in pool if h not in set(chosen.ranking)))
+    main = _family(model, chosen, ranking, k, n_draws, settings.seed)
+    notes: list[str] = []
+    curve: list[NamedSet] = []
+    drawn = sum(s.role == "random" for s in main)
+    if drawn < n_draws:
+        notes.append(f"only {drawn} matched sets exist for the top {k}: p cannot go below "
+                     f"{1 / (drawn + 1):.3f}")  # fmt: skip
+    left_out = []
+    for size in sorted(set(settings.curve) - {k}):
+        if size > len(chosen.ranking):
+            left_out.append(size)
+            continue
+        try:
+            curve += _family(model, chosen, ranking, size, settings.n_curve, settings.seed)
+        except ResultError:
+            left_out.append(size)
+    if left_out:
+        notes.append(f"curve: no matched sets of {', '.join(map(str, left_out))} heads exist")
+    return main, tuple(s for s in curve if s.role != "sink"), notes
+
+
+def _family(
+    model: "HFModel", chosen: Candidates, ranking: tuple[Head, ...], k: int, n: int, seed: int
+) -> tuple[NamedSet, ...]:
+    top = ranking[:k]
+    drawn = controls.layer_matched(top, model.spec.heads(), n_draws=n, seed=seed)
+    out = [NamedSet("top", k, 0, top)]
+    rest = len(ranking) - k
+    if rest >= k:
+        out.append(NamedSet("bottom", k, 0, controls.bottom(ranking, k, exclude=top)))
+    if chosen.sink is not None and rest >= k:
+        out.append(NamedSet("sink", k, 0, controls.sink_heavy(chosen.sink, k, exclude=top)))
+    return (*out, *(NamedSet("random", k, i, heads) for i, heads in enumerate(drawn)))

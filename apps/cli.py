@@ -1,20 +1,47 @@
-"""The command line: `mnemoscope scan | plan | compare | models | doctor | bench`.
+"""The command line: `mnemoscope scan | plan | compare | models | doctor | bench`, and `causal`.
 
 Parses, calls the same functions as a notebook does, prints and saves. Nothing heavy is imported
 before a command needs it, so that help and results answer at once.
 """
 
-import functools
 import json
-import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from apps import causal
 from apps.console import Lines, fail, say
+from apps.options import (
+    AsJson,
+    CueWords,
+    Depths,
+    Device,
+    DeviceMap,
+    Dtype,
+    Early,
+    Generate,
+    Haystack,
+    Haystacks,
+    Kinds,
+    Languages,
+    Lengths,
+    Mode,
+    Model,
+    Needles,
+    Revision,
+    Seed,
+    Style,
+    Threads,
+    Top,
+    command_line,
+    interruptible,
+    load,
+    names,
+    numbers,
+    run_folder,
+)  # fmt: skip
 from interp.errors import InterruptedRunError, MnemoscopeError, PromptError, ResultError
 
 app = typer.Typer(
@@ -29,72 +56,6 @@ bench_app = typer.Typer(help="Measure speed and agreement against named alternat
 app.add_typer(models_app, name="models")
 app.add_typer(bench_app, name="bench")
 
-Model = Annotated[str, typer.Argument(help="Folder, .gguf file, bundled name, or hub name.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; a GPU if there is one.")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub name.")]
-DeviceMap = Annotated[str | None, typer.Option(help="'auto' spreads a model over several GPUs.")]
-Threads = Annotated[int | None, typer.Option(help="CPU threads; the idle cores if not given.")]
-Lengths = Annotated[str, typer.Option(help="Tokens of context, as 512,1024. Default: four.")]
-Depths = Annotated[str, typer.Option(help="Where needles begin, 0 to 1, as 0,0.5,1.")]
-Haystacks = Annotated[int, typer.Option(help="Contexts at most.")]
-Haystack = Annotated[list[str] | None, typer.Option(help="Text file, folder or pattern; repeat.")]
-Needles = Annotated[str, typer.Option(help="A JSON Lines file of needles instead of ours.")]
-Kinds = Annotated[str, typer.Option(help="Kinds of needles, as fact,event. Default: all.")]
-Languages = Annotated[str, typer.Option(help="Languages of needles, as en,fr; 'all' for all.")]
-Mode = Annotated[str, typer.Option(help="shared: many needles a context; single: one.")]
-Style = Annotated[str, typer.Option(help="auto, chat or plain prompts.")]
-CueWords = Annotated[int, typer.Option(help="Words of the needle that open the answer; 0: none.")]
-Top = Annotated[int, typer.Option(help="Size of the top set that is judged and printed.")]
-Seed = Annotated[int, typer.Option(help="Seed of needles, values, haystacks, bootstrap.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")]
-Early = Annotated[bool, typer.Option(help="Stop when the top set is settled.")]
-Generate = Annotated[bool, typer.Option(help="Let the model answer where forcing fails.")]
-
-
-def interruptible(command: Callable) -> Callable:
-    """Ctrl-C is no failure: say what is kept, and leave."""
-
-    @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-        except KeyboardInterrupt:
-            raise InterruptedRunError(
-                "interrupted; finished trials of a scan are kept, run it again with --resume"
-            ) from None
-
-    return run
-
-
-def _idle_cores() -> int:
-    """Cores that nothing else uses: more threads than that can be many times slower."""
-    cores = os.cpu_count() or 1
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    return max(1, round(cores - load))
-
-
-def _load(model: str, device, dtype, revision, device_map, threads, *, check: bool = True):
-    import torch
-
-    import interp
-
-    torch.set_num_threads(threads or _idle_cores())
-    return interp.load(
-        model, device=device, dtype=dtype, revision=revision, device_map=device_map, check=check
-    )
-
-
-def _numbers(text: str, kind: type, what: str) -> tuple:
-    try:
-        return tuple(kind(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise PromptError(f"--{what} takes numbers with commas between, got {text!r}") from None
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
 
 def _settings(lengths, depths, haystacks, haystack, needles, kinds, languages, mode, style,
               cue_words, top, seed, early, generate):  # fmt: skip
@@ -105,13 +66,13 @@ def _settings(lengths, depths, haystacks, haystack, needles, kinds, languages, m
         if value not in known:
             raise PromptError(f"--{what} is one of {', '.join(known)}, got {value!r}")
     return ScanSettings(
-        lengths=_numbers(lengths, int, "lengths"),
-        depths=_numbers(depths, float, "depths"),
+        lengths=numbers(lengths, int, "lengths"),
+        depths=numbers(depths, float, "depths"),
         n_haystacks=haystacks,
         haystack=tuple(haystack or ()),
         needles=needles,
-        kinds=_names(kinds),
-        languages=() if languages == "all" else _names(languages),
+        kinds=names(kinds),
+        languages=() if languages == "all" else names(languages),
         mode=mode,
         style=style,
         cue_words=cue_words,
@@ -158,14 +119,12 @@ def scan(
 
     settings = _settings(lengths, depths, haystacks, haystack, needles, kinds, languages, mode,
                          style, cue_words, top, seed, early, generate)  # fmt: skip
-    folder = output or Path("runs") / Path(model).name.replace(":", "-")
-    if (folder / "result.json").exists() and not resume:
-        raise ResultError(f"{folder} holds a result already; name another --output, or --resume")
+    folder = run_folder(output, Path(model).name.replace(":", "-"), resume=resume)
     lines = Lines(quiet=as_json)
-    loaded = _load(model, device, dtype, revision, device_map, threads)
+    loaded = load(model, device, dtype, revision, device_map, threads)
     lines.say(f"model: {loaded.source.name} ({loaded.source.detail})")
     result = _scan(loaded, settings, folder, preset, defects, lines)
-    result.settings["command"] = _command(model)
+    result.settings["command"] = command_line(model)
     finish(result, folder, lines, as_json=as_json)
 
 
@@ -186,18 +145,11 @@ def _scan(loaded: Any, settings: Any, folder: Path, preset: str, defects: str, l
         from circuits.wu2024 import scan as run_published
         from probes.wu2024 import DEFECTS
 
-        kept = {"all": tuple(DEFECTS), "none": ()}.get(defects, _names(defects))
+        kept = {"all": tuple(DEFECTS), "none": ()}.get(defects, names(defects))
         with lines.progress() as report:
             return run_published(loaded, settings, defects=kept, progress=report)
     with lines.progress() as report:
         return run(loaded, settings, parts=folder / "parts", progress=report)
-
-
-def _command(model: str) -> str:
-    """The command as typed, for the page and the result file."""
-    import shlex
-
-    return "mnemoscope " + shlex.join(sys.argv[1:] or ["scan", model])
 
 
 @app.command()
@@ -225,7 +177,7 @@ def plan(
 
     settings = _settings(lengths, depths, haystacks, haystack, needles, kinds, languages, mode,
                          style, cue_words, 10, 0, True, True)  # fmt: skip
-    loaded = _load(model, device, dtype, None, None, threads)
+    loaded = load(model, device, dtype, None, None, threads)
     cost = estimate(loaded, make_plan(loaded, settings))
     say(json.dumps(cost)) if as_json else table(cost)
 
@@ -259,7 +211,7 @@ def doctor(
     """Check that MODEL is measured rightly, and that this installation is sound."""
     from apps.doctor import examine
 
-    loaded = _load(model, device, dtype, revision, None, threads, check=False)
+    loaded = load(model, device, dtype, revision, None, threads, check=False)
     if not examine(loaded, as_json=as_json):
         raise typer.Exit(1)
 
@@ -309,8 +261,8 @@ def bench_scan(
     """Time a scan against the bare forward, the published loop, and full attention matrices."""
     from apps.bench import run
 
-    loaded = _load(model, device, dtype, None, None, threads)
-    run(loaded, _numbers(lengths, int, "lengths"), output=output, as_json=as_json)
+    loaded = load(model, device, dtype, None, None, threads)
+    run(loaded, numbers(lengths, int, "lengths"), output=output, as_json=as_json)
 
 
 @bench_app.command("precision")
@@ -325,6 +277,9 @@ def bench_precision(
 
     figures = precision(ScanResult.load(run_folder))
     say(json.dumps(figures)) if as_json else print_mapping(figures)
+
+
+causal.register(app, bench_app)
 
 
 def main() -> None:

@@ -29,10 +29,10 @@ class Lines:
             say(text)
 
     @contextmanager
-    def progress(self) -> Iterator[Callable[[int, int, str], None]]:
+    def progress(self, unit: str = "trials") -> Iterator[Callable[[int, int, str], None]]:
         """A progress bar with time left, on standard error; plain lines when that is a file."""
         if self.quiet or not sys.stderr.isatty():
-            yield _plain(self)
+            yield _plain(self, unit)
             return
         from rich.console import Console
         from rich.progress import (
@@ -46,23 +46,23 @@ class Lines:
 
         columns = (
             TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(),
-            TextColumn("trials"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+            TextColumn(unit), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
         )  # fmt: skip
         with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task("scan", total=None)
+            task = bar.add_task("", total=None)
             yield lambda done, total, what: bar.update(
-                task, completed=done, total=total, description=what or "scan"
+                task, completed=done, total=total, description=what[:24] or unit
             )
 
 
-def _plain(lines: Lines) -> Callable[[int, int, str], None]:
+def _plain(lines: Lines, unit: str) -> Callable[[int, int, str], None]:
     last = -1
 
     def report(done: int, total: int, what: str) -> None:
         nonlocal last
         if done != last and not what:
             last = done
-            lines.say(f"  {done} of {total} trials")
+            lines.say(f"  {done} of {total} {unit}")
 
     return report
 

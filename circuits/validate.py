@@ -7,18 +7,18 @@ What the heads are chosen on and what they are tested on are disjoint (`circuits
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
 from circuits import interventions as run
-from circuits.ablations import ABLATIONS, Ablation, edits_of
+from circuits.ablations import ABLATIONS, Ablation, edits_of, scope
 from circuits.direct import can_freeze, direct_effects
 from circuits.shelf import Part, Shelf, model_label
 from circuits.specificity import probes, run_probes
+from circuits.station import Station
 from circuits.validation_plan import (
     FEW,
     NamedSet,
@@ -31,7 +31,6 @@ from interp.checks import check_edits
 from interp.errors import PromptError, ResultError, SiteError
 from interp.sites import Head
 from interp.store import provenance
-from interp.trace import Prefix
 from probes.cases import Case, Scene
 from probes.haystack import load_text
 
@@ -87,9 +86,12 @@ class _Bench:
         self.done = 0
         jobs = 2 + len(self.settings.ablations) + self.settings.alone
         self.total = plan.n_cases * jobs + self.settings.specificity
-        self._means: dict[str, Tensor] | None = None
-        self._prefixes: dict[tuple[int, bool], Prefix] = {}
-        self.metrics = run.FORCED + (run.GENERATED if self.settings.generate else ())
+        self.station = Station(
+            model, plan.reference, scope=scope(self.settings.scope),
+            context=self.settings.scope == "everywhere" or self.settings.specificity,
+            generate=self.settings.generate,
+        )  # fmt: skip
+        self.metrics = self.station.metrics
 
     # -- parts ------------------------------------------------------------------------------
 
@@ -118,10 +120,10 @@ class _Bench:
     def _baseline(self, scene: Scene, case: Case) -> Part:
         none: list[list[Head]] = [[]]
         how = ABLATIONS["zero"]
-        forward = self._run(scene, case, none, how=how)[0]
+        forward = self.station.run(scene, case, none, how=how)[0]
         twin = np.full_like(forward, np.nan)
         if case.twin:
-            twin = self._run(scene, case, none, how=how, on_twin=True)[0]
+            twin = self.station.run(scene, case, none, how=how, on_twin=True)[0]
         exact = bool(forward[self.metrics.index("exact")])
         row = {
             "needle": case.trial.needle, "kind": case.trial.kind, "value": case.trial.value,
@@ -139,7 +141,7 @@ class _Bench:
             how = ABLATIONS[name]
             if how.needs == "twin" and not case.twin:
                 continue
-            prefix, rebased, m = self._ready(scene, case, how)
+            prefix, rebased, m = self.station.ready(scene, case, how)
             edits = edits_of([top[0].heads], how, m)
             found = check_edits(self.model, prefix, rebased.suffix, edits)
             if not found.passed:
@@ -164,7 +166,7 @@ class _Bench:
     ) -> np.ndarray:  # fmt: skip
         if (on_twin or how.needs == "twin") and not case.twin:
             return np.full((len(sets), len(self.metrics)), np.nan)
-        out = self._run(scene, case, [s.heads for s in sets], how=how, on_twin=on_twin)
+        out = self.station.run(scene, case, [s.heads for s in sets], how=how, on_twin=on_twin)
         if self.settings.generate and not on_twin:
             drawn = [
                 i for i, s in enumerate(sets)
@@ -172,7 +174,7 @@ class _Bench:
                 and (s.role != "random" or s.draw < self.settings.n_generated)
             ]  # fmt: skip
             chosen = [sets[i].heads for i in drawn]
-            out[drawn, len(run.FORCED) :] = self._generated(scene, case, chosen, how)
+            out[drawn, len(run.FORCED) :] = self.station.generated(scene, case, chosen, how)
         return out
 
     def _each(
@@ -185,7 +187,7 @@ class _Bench:
                 made = self._part(job, scene, case, partial(_as_part, work, scene, case))
                 out[:, i] = made.values["values"]
             else:
-                self._tick(job)
+                self._tick()
         return out
 
     def _everywhere(self, how: Ablation, sets: tuple[NamedSet, ...]) -> np.ndarray:
@@ -196,7 +198,7 @@ class _Bench:
             if part is None:
                 found = run.run_everywhere(
                     self.model, scene, [s.heads for s in sets], how=how,
-                    means=self._mean_outputs(how),
+                    means=self.station.means(how),
                     tick=lambda: self.report(self.done, self.total, f"{how.name} everywhere"),
                 )  # fmt: skip
                 part = Part({f"{i:03d}": v for i, v in enumerate(found)})
@@ -213,7 +215,7 @@ class _Bench:
         sets = tuple(NamedSet("alone", 1, i, (h,)) for i, h in enumerate(spec.heads()))
 
         def work(scene: Scene, case: Case) -> np.ndarray:
-            found = self._run(scene, case, [s.heads for s in sets], how=how, scope="decode")
+            found = self.station.run(scene, case, [s.heads for s in sets], how=how, scope="decode")
             return found[:, : len(self.metrics)]
 
         found = self._each("alone", cases, base, sets, work)
@@ -232,7 +234,7 @@ class _Bench:
         for scene, case in kept:
 
             def work(scene: Scene = scene, case: Case = case) -> Part:
-                prefix, rebased, m = self._ready(scene, case, how, scope="decode")
+                prefix, rebased, m = self.station.ready(scene, case, how, scope="decode")
                 found = direct_effects(self.model, prefix, rebased, heads, how=how, m=m)
                 return Part({}, [{k: _plain(v) for k, v in row.items()} for row in found])
 
@@ -247,7 +249,7 @@ class _Bench:
             self.report(self.done, self.total, "plain text, facts, copies")
             part = Part({}, self._run_specificity())
             self.shelf.write("specificity", part)
-        self._tick("specificity")
+        self._tick()
         return part.rows
 
     def _run_specificity(self) -> list[dict[str, Any]]:
@@ -259,71 +261,13 @@ class _Bench:
         except PromptError:
             return []
         heads: list = [(), *(s.heads for s in sets)]
-        kept, found = run_probes(
-            self.model, wanted, heads, how=how, means=self._mean_outputs(how, context=True)
-        )
+        kept, found = run_probes(self.model, wanted, heads, how=how, means=self.station.means(how))
         return [
             {"kind": p.kind, "probe": p.name, "role": s.role, "draw": s.draw,
              "ablation": how.name, "baseline": _plain(found[0, j]),
              "change": _plain(found[1 + i, j] - found[0, j])}
             for j, p in enumerate(kept) for i, s in enumerate(sets)
         ]  # fmt: skip
-
-    # -- one question -----------------------------------------------------------------------
-
-    def _run(
-        self, scene: Scene, case: Case, sets: list, *, how: Ablation, on_twin: bool = False,
-        scope: str | None = None,
-    ) -> np.ndarray:  # fmt: skip
-        """All metrics `[set, metric]`; generated ones are left NaN, but for a single empty set."""
-        prefix, rebased, m = self._ready(scene, case, how, on_twin=on_twin, scope=scope)
-        forced = run.run_sets(self.model, prefix, rebased, sets, how=how, m=m)
-        out = np.full((len(sets), len(self.metrics)), np.nan)
-        out[:, : len(run.FORCED)] = forced
-        if self.settings.generate and not any(sets):
-            out[:, len(run.FORCED) :] = self._generated(scene, case, sets, how, on_twin=on_twin)
-        return out
-
-    def _generated(
-        self, scene: Scene, case: Case, sets: list, how: Ablation, *, on_twin: bool = False
-    ) -> np.ndarray:
-        prefix, rebased, m = self._ready(scene, case, how, on_twin=on_twin)
-        return run.generate_sets(self.model, prefix, rebased, sets, how=how, m=m)
-
-    def _ready(
-        self, scene: Scene, case: Case, how: Ablation, *, on_twin: bool = False,
-        scope: str | None = None,
-    ) -> tuple[Prefix, Case, Any]:  # fmt: skip
-        """Prefix, rebased case and material for edits on it."""
-        chosen = scope or ("decode" if self.settings.scope == "decode" else "suffix")
-        prefix, rebased = run.rebased(
-            self.model, self._prefix(scene, twin=on_twin), case, chosen  # type: ignore[arg-type]
-        )  # fmt: skip
-        twin: Mapping[int, Tensor] = {}
-        if how.needs == "twin" and case.twin:
-            other = self._prefix(scene, twin=not on_twin)
-            twin = run.suffix_outputs(
-                self.model, *run.rebased(self.model, other, case, chosen)  # type: ignore[arg-type]
-            )  # fmt: skip
-        return prefix, rebased, run.material(rebased, means=self._mean_outputs(how), twin=twin)
-
-    def _prefix(self, scene: Scene, *, twin: bool) -> Prefix:
-        """Read once; only the prefixes of the scene at hand are kept."""
-        key = (scene.context.index, twin)
-        if key not in self._prefixes:
-            self._prefixes = {k: p for k, p in self._prefixes.items() if k[0] == key[0]}
-            tokens = scene.twin if twin else scene.context.tokens
-            self._prefixes[key] = self.model.prefill(tokens)
-        return self._prefixes[key]
-
-    def _mean_outputs(self, how: Ablation, *, context: bool = False) -> dict[str, Tensor]:
-        if how.needs != "means":
-            return {}
-        everywhere = context or self.settings.scope == "everywhere" or self.settings.specificity
-        if self._means is None:
-            self.report(self.done, self.total, "reference prompts")
-            self._means = run.reference_means(self.model, self.plan.reference, context=everywhere)
-        return self._means
 
     def _first_for_all(self) -> Ablation:
         """The first ablation that every prompt can give, for single heads and plain text."""
@@ -344,12 +288,12 @@ class _Bench:
             self.report(self.done, self.total, f"{job}: {case.trial.needle}")
             part = work()
             self.shelf.write(name, part)
-        self._tick(job)
+        self._tick()
         return part
 
-    def _tick(self, what: str) -> None:
+    def _tick(self) -> None:
         self.done += 1
-        self.report(min(self.done, self.total), self.total, what)
+        self.report(min(self.done, self.total), self.total, "")
 
     def _joined(
         self, started: float, base: list[Part], values: list[np.ndarray],

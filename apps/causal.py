@@ -1,0 +1,325 @@
+"""Commands that test claims causally: validate, patch, circuit, calibrate, bench validate.
+
+Parses, calls what a notebook calls, prints and saves; registered by `apps.cli`.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from apps.console import Lines, print_mapping, say
+from apps.options import (
+    AsJson,
+    Device,
+    DeviceMap,
+    Dtype,
+    Model,
+    Revision,
+    Seed,
+    Threads,
+    command_line,
+    interruptible,
+    load,
+    names,
+    numbers,
+    run_folder,
+)  # fmt: skip
+from interp.errors import ResultError
+
+Heads = Annotated[
+    str,
+    typer.Argument(
+        help="A scan's run folder, a head file (.json, .yaml, .tsv), or heads such as L5H3,L7H1."
+    ),
+]
+ModelOption = Annotated[
+    str, typer.Option("--model", help="The model; default: the one that the run names.")
+]
+Output = Annotated[Path | None, typer.Option(help="Run folder. Default: runs/NAME-COMMAND.")]
+Resume = Annotated[bool, typer.Option(help="Go on with an unfinished run.")]
+TopHeads = Annotated[int, typer.Option(help="Size of the candidate set: the best heads.")]
+Length = Annotated[int, typer.Option(help="Tokens of context; 0: the shortest scanned.")]
+NeedleCount = Annotated[
+    int, typer.Option("--needles-tested", help="Test questions, a needle each.")
+]
+PromptHaystack = Annotated[
+    list[str] | None, typer.Option("--haystack", help="Text of your own instead of the scan's.")
+]
+PromptNeedles = Annotated[
+    str, typer.Option("--needles", help="Needles of your own instead of the scan's.")
+]
+PromptStyle = Annotated[str, typer.Option("--style", help="auto, chat or plain; scan's if empty.")]
+PromptCue = Annotated[int, typer.Option("--cue-words", help="Opening words; -1: the scan's.")]
+
+
+def register(app: typer.Typer, bench: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    for command in (validate, patch, circuit, calibrate):
+        app.command()(interruptible(command))
+    bench.command("validate")(interruptible(bench_validate))
+
+
+def validate(
+    heads: Heads,
+    model: ModelOption = "",
+    top: TopHeads = 10,
+    ablations: Annotated[
+        str, typer.Option(help="Names with commas; default all but query_zero.")
+    ] = "",
+    scope: Annotated[str, typer.Option(help="suffix, decode or everywhere.")] = "suffix",
+    metric: Annotated[
+        str, typer.Option(help="Of the verdicts: logprob, logit_diff, exact, contains, rouge.")
+    ] = "logprob",
+    preset: Annotated[str, typer.Option(help="default, or wu2024 (as published).")] = "default",
+    draws: Annotated[int, typer.Option(help="Matched random sets.")] = 100,
+    curve: Annotated[str, typer.Option(help="Sizes of the dose-response curve.")] = "1,2,5,20,50",
+    smallest: Annotated[
+        float, typer.Option(help="Smallest effect of interest, in the metric's unit.")
+    ] = 0.1,
+    needles_tested: NeedleCount = 16,
+    length: Length = 0,
+    generate: Annotated[bool, typer.Option(help="Also generate text.")] = False,
+    alone: Annotated[bool, typer.Option(help="Also ablate every head alone.")] = True,
+    specificity: Annotated[bool, typer.Option(help="Also measure text, facts, copies.")] = True,
+    haystack: PromptHaystack = None,
+    needles: PromptNeedles = "",
+    style: PromptStyle = "",
+    cue_words: PromptCue = -1,
+    output: Output = None,
+    resume: Resume = False,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = "auto",
+    revision: Revision = None,
+    device_map: DeviceMap = None,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Do these heads do the retrieval? Ablate, put back, compare with matched random sets."""
+    from apps.validation_report import finish
+    from circuits.validate import validate as run
+    from circuits.validation_plan import ValidateSettings, check_settings, with_preset
+
+    wanted: dict[str, Any] = {"ablations": names(ablations)} if ablations else {}
+    settings = with_preset(
+        ValidateSettings(
+            top=top, scope=scope, metric=metric, n_draws=draws, curve=numbers(curve, int, "curve"),
+            smallest=smallest, n_needles=needles_tested, length=length, generate=generate,
+            alone=alone, specificity=specificity, seed=seed,
+            prompts=_prompts(haystack, needles, style, cue_words), **wanted,
+        ),
+        preset,
+    )  # fmt: skip
+    check_settings(settings)
+    lines, folder = _start(heads, "validate", output, resume, as_json)
+    loaded = _model(heads, model, lines, device, dtype, revision, device_map, threads)
+    result = _finished(folder, "circuits.validation_result", "ValidationResult", loaded)
+    if result is None:
+        with lines.progress("parts") as report:
+            result = run(loaded, heads, settings, parts=folder / "parts", progress=report)
+        result.settings["command"] = command_line("validate")
+    finish(result, folder, lines, as_json=as_json)
+
+
+def patch(
+    heads: Annotated[
+        str, typer.Argument(help="A scan's run folder (for its prompts), or a model.")
+    ],
+    sites: Annotated[
+        str, typer.Option(help="Of resid_pre, resid_mid, resid_post, attn_out, mlp_out, z.")
+    ] = "resid_pre,attn_out,mlp_out,z",
+    layers: Annotated[int, typer.Option(help="Layers patched, evenly spaced; 0: all.")] = 12,
+    confirm: Annotated[int, typer.Option(help="Heads of the screen patched exactly.")] = 20,
+    needles_tested: NeedleCount = 6,
+    length: Annotated[int, typer.Option(help="Tokens of context.")] = 128,
+    depth: Annotated[float, typer.Option(help="Where the needle begins, 0 to 1.")] = 0.5,
+    haystack: PromptHaystack = None,
+    needles: PromptNeedles = "",
+    style: PromptStyle = "",
+    cue_words: PromptCue = -1,
+    output: Output = None,
+    resume: Resume = False,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = "auto",
+    revision: Revision = None,
+    device_map: DeviceMap = None,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Patch activations between a question and its twin, both ways; screen heads by gradient."""
+    from apps.circuit_report import finish_patch
+    from circuits.patching import PatchSettings
+    from circuits.patching import patch as run
+
+    lines, folder = _start(heads, "patch", output, resume, as_json)
+    is_run = Path(heads).is_dir() and (Path(heads) / "result.json").exists()
+    loaded = _model(heads if is_run else "", "" if is_run else heads, lines, device, dtype,
+                    revision, device_map, threads)  # fmt: skip
+    result = _finished(folder, "circuits.patch_result", "PatchResult", loaded)
+    if result is None:
+        inherited = _scanned(heads) if is_run else ()
+        own = dict(_prompts(haystack, needles, style, cue_words))
+        settings = PatchSettings(
+            sites=names(sites), layers=layers, n_needles=needles_tested, length=length,
+            depth=depth, n_confirm=confirm, prompts=tuple((dict(inherited) | own).items()),
+            seed=seed,
+        )  # fmt: skip
+        with lines.progress("parts") as report:
+            result = run(loaded, settings, parts=folder / "parts", progress=report)
+        result.settings["command"] = command_line("patch")
+    finish_patch(result, folder, lines, as_json=as_json)
+
+
+def circuit(
+    heads: Heads,
+    model: ModelOption = "",
+    receivers: Annotated[int, typer.Option(help="How many of the best heads are traced.")] = 4,
+    senders: Annotated[int, typer.Option(help="Candidates for each of their inputs.")] = 10,
+    random: Annotated[int, typer.Option(help="Random senders, random circuits.")] = 10,
+    needles_tested: NeedleCount = 6,
+    length: Annotated[int, typer.Option(help="Tokens of context.")] = 128,
+    depth: Annotated[float, typer.Option(help="Where the needle begins, 0 to 1.")] = 0.5,
+    haystack: PromptHaystack = None,
+    needles: PromptNeedles = "",
+    style: PromptStyle = "",
+    cue_words: PromptCue = -1,
+    output: Output = None,
+    resume: Resume = False,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = "auto",
+    revision: Revision = None,
+    device_map: DeviceMap = None,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Which earlier heads and layers feed the best heads; how much a circuit of heads carries."""
+    from apps.circuit_report import finish_circuit
+    from circuits.circuit import CircuitSettings, find_circuit
+
+    lines, folder = _start(heads, "circuit", output, resume, as_json)
+    loaded = _model(heads, model, lines, device, dtype, revision, device_map, threads)
+    result = _finished(folder, "circuits.circuit_result", "CircuitResult", loaded)
+    if result is None:
+        settings = CircuitSettings(
+            receivers=receivers, senders=senders, n_random=random, n_needles=needles_tested,
+            length=length, depth=depth, seed=seed,
+            prompts=_prompts(haystack, needles, style, cue_words),
+        )  # fmt: skip
+        with lines.progress("parts") as report:
+            result = find_circuit(loaded, heads, settings, parts=folder / "parts", progress=report)
+        result.settings["command"] = command_line("circuit")
+    finish_circuit(result, folder, lines, as_json=as_json)
+
+
+def calibrate(
+    models: Annotated[str, typer.Option(help="Names with commas; default: all of them.")] = "",
+    seeds: Annotated[int, typer.Option(help="Models of each kind.")] = 3,
+    output: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/calibration"),
+    resume: Resume = False,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run every detector and causal test on models whose circuit is known."""
+    import torch
+    from circuits.calibrate import calibrate as run
+
+    from apps.calibration_view import print_tables
+
+    folder = run_folder(output, "calibration", resume=resume)
+    torch.set_num_threads(threads or 1)
+    lines = Lines(quiet=as_json)
+    chosen = {"models": names(models)} if models else {}
+    with lines.progress("models") as report:
+        result = run(seeds=seeds, progress=report, **chosen)
+    result.save(folder)
+    if as_json:
+        say(json.dumps(result.summary()))
+    else:
+        print_tables(result)
+        lines.say(f"run folder: {folder.resolve()}")
+
+
+def bench_validate(
+    model: Model = "smollm2-135m",
+    length: Annotated[int, typer.Option(help="Tokens of context.")] = 1024,
+    draws: Annotated[int, typer.Option(help="Ablations: random sets of ten heads.")] = 100,
+    output: Annotated[Path | None, typer.Option(help="A JSON file for the figures.")] = None,
+    device: Device = None,
+    dtype: Dtype = "auto",
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time ablations as rows of batched suffixes against one full forward for each."""
+    from apps.bench_validate import run
+
+    loaded = load(model, device, dtype, None, None, threads)
+    figures = run(loaded, length=length, n_draws=draws)
+    if output is not None:
+        output.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
+    say(json.dumps(figures)) if as_json else print_mapping(figures)
+
+
+# -- what the commands share ------------------------------------------------------------------
+
+
+def _start(
+    heads: str, command: str, output: Path | None, resume: bool, as_json: bool
+) -> tuple[Lines, Path]:
+    """Where to print and where to write; refused before a model is loaded."""
+    path = Path(heads)
+    name = path.stem if path.exists() else "heads"
+    folder = run_folder(output, f"{name}-{command}", resume=resume)
+    return Lines(quiet=as_json), folder
+
+
+def _model(
+    heads: str, model: str, lines: Lines, device: Any, dtype: Any, revision: Any, device_map: Any,
+    threads: Any,
+) -> Any:  # fmt: skip
+    """The model named, or the one that the scan was made of."""
+    name = model or _scanned_model(heads)
+    loaded = load(name, device, dtype, revision, device_map, threads)
+    lines.say(f"model: {loaded.source.name} ({loaded.source.detail})")
+    return loaded
+
+
+def _scanned_model(heads: str) -> str:
+    from circuits.scan_result import ScanResult
+
+    if not Path(heads).is_dir():
+        raise ResultError("heads without a scan do not name their model; add --model")
+    return ScanResult.load(heads).provenance.model
+
+
+def _scanned(heads: str) -> tuple[tuple[str, Any], ...]:
+    from circuits.candidates import INHERITED
+    from circuits.scan_result import ScanResult
+
+    settings = ScanResult.load(heads).settings
+    return tuple((k, settings[k]) for k in INHERITED if k in settings)
+
+
+def _finished(folder: Path, module: str, name: str, loaded: Any) -> Any:
+    """A complete run that is there already (asked for with --resume), or None."""
+    from importlib import import_module
+
+    if not (folder / "result.json").exists():
+        return None
+    result = getattr(import_module(module), name).load(folder)
+    if result.provenance.weight_hash != loaded.source.weight_hash:
+        raise ResultError(f"{folder} holds a result of another model; name another --output")
+    return result
+
+
+def _prompts(
+    haystack: list[str] | None, needles: str, style: str, cue_words: int
+) -> tuple[tuple[str, Any], ...]:
+    given = {
+        "haystack": tuple(haystack or ()), "needles": needles, "style": style,
+        "cue_words": None if cue_words < 0 else cue_words,
+    }  # fmt: skip
+    return tuple((k, v) for k, v in given.items() if v not in ((), "", None))

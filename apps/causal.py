@@ -66,19 +66,19 @@ def validate(
     model: ModelOption = "",
     top: TopHeads = 10,
     ablations: Annotated[
-        str, typer.Option(help="Names with commas; default all but query_zero.")
+        str, typer.Option(help="Names with commas. Default: mean,zero,resample,uniform,knockout.")
     ] = "",
     scope: Annotated[str, typer.Option(help="suffix, decode or everywhere.")] = "suffix",
     metric: Annotated[
         str, typer.Option(help="Of the verdicts: logprob, logit_diff, exact, contains, rouge.")
     ] = "logprob",
     preset: Annotated[str, typer.Option(help="default, or wu2024 (as published).")] = "default",
-    draws: Annotated[int, typer.Option(help="Matched random sets.")] = 100,
+    draws: Annotated[int, typer.Option(help="Matched random sets.")] = 120,
     curve: Annotated[str, typer.Option(help="Sizes of the dose-response curve.")] = "1,2,5,20,50",
     smallest: Annotated[
         float, typer.Option(help="Smallest effect of interest, in the metric's unit.")
     ] = 0.1,
-    needles_tested: NeedleCount = 16,
+    needles_tested: NeedleCount = 15,
     length: Length = 0,
     generate: Annotated[bool, typer.Option(help="Also generate text.")] = False,
     alone: Annotated[bool, typer.Option(help="Also ablate every head alone.")] = True,
@@ -225,9 +225,9 @@ def calibrate(
 ) -> None:
     """Run every detector and causal test on models whose circuit is known."""
     import torch
-    from circuits.calibrate import calibrate as run
 
     from apps.calibration_view import print_tables
+    from circuits.calibrate import calibrate as run
 
     folder = run_folder(output, "calibration", resume=resume)
     torch.set_num_threads(threads or 1)

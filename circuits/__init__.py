@@ -1,8 +1,8 @@
-"""Claims and their tests: scores of heads, with their uncertainty.
+"""Claims and their tests: scores of heads with their uncertainty, and whether they are causes.
 
     model = interp.load("smollm2-135m")
     result = circuits.scan(model)
-    result.figure()
+    circuits.validate(model, result).figure()
 
 Names are looked up when used, so that importing the package imports no model library.
 """
@@ -11,18 +11,59 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from circuits.calibrate import calibrate
+    from circuits.calibration_result import CalibrationResult
+    from circuits.circuit import CircuitSettings, find_circuit
+    from circuits.circuit_result import CircuitResult
     from circuits.compare import compare
+    from circuits.head_sets import read_heads, write_heads
+    from circuits.patch_result import PatchResult
+    from circuits.patching import PatchSettings, patch
     from circuits.plan import ScanSettings
     from circuits.retrieval import scan
     from circuits.scan_result import ScanResult
+    from circuits.validate import validate
+    from circuits.validation_plan import ValidateSettings
+    from circuits.validation_result import ValidationResult
 
-__all__ = ["ScanResult", "ScanSettings", "compare", "scan"]
+__all__ = [
+    "CalibrationResult",
+    "CircuitResult",
+    "CircuitSettings",
+    "PatchResult",
+    "PatchSettings",
+    "ScanResult",
+    "ScanSettings",
+    "ValidateSettings",
+    "ValidationResult",
+    "calibrate",
+    "compare",
+    "find_circuit",
+    "patch",
+    "read_heads",
+    "scan",
+    "validate",
+    "write_heads",
+]
 
 _HOME = {
-    "scan": "circuits.retrieval",
-    "ScanSettings": "circuits.plan",
+    "CalibrationResult": "circuits.calibration_result",
+    "CircuitResult": "circuits.circuit_result",
+    "CircuitSettings": "circuits.circuit",
+    "PatchResult": "circuits.patch_result",
+    "PatchSettings": "circuits.patching",
     "ScanResult": "circuits.scan_result",
+    "ScanSettings": "circuits.plan",
+    "ValidateSettings": "circuits.validation_plan",
+    "ValidationResult": "circuits.validation_result",
+    "calibrate": "circuits.calibrate",
     "compare": "circuits.compare",
+    "find_circuit": "circuits.circuit",
+    "patch": "circuits.patching",
+    "read_heads": "circuits.head_sets",
+    "scan": "circuits.retrieval",
+    "validate": "circuits.validate",
+    "write_heads": "circuits.head_sets",
 }
 
 

@@ -62,6 +62,11 @@ class Ablation:
     needs: str
     edit: Callable[[Head, Material], Edit]
 
+    @property
+    def may_be_idle(self) -> bool:
+        """A head that the needle's value does not reach gives the same as before."""
+        return self.needs in ("twin", "needle")
+
 
 def _z(op: str) -> Callable[[Head, Material], Edit]:
     def edit(head: Head, m: Material) -> Edit:

@@ -2,8 +2,9 @@
 
 A gradient screen names candidate senders for each input of the receivers; path patching measures
 every edge, beside edges of senders drawn at random. An edge stays when its interval excludes 0 and
-it is larger than 95 % of the random ones of its kind (heads, or feed-forward parts): the minimality
-test of arXiv 2410.13032, applied edge by edge. Then faithfulness and completeness over the size
+it is larger than 95 % of the random ones of its kind (heads, or feed-forward parts), which is the
+minimality test of arXiv 2410.13032 applied edge by edge, and than the smallest effect of interest.
+Then faithfulness and completeness over the size
 grid.
 """
 
@@ -53,6 +54,7 @@ class CircuitSettings:
             random circuits of each size.
         n_needles: test questions; the means, the screen and the ranking use as many others.
         length, depth: tokens of context, and where the needle begins.
+        smallest: the smallest effect of interest on the logit difference, chosen beforehand.
         prompts: overrides of the scan's prompt settings.
     """
 
@@ -62,6 +64,7 @@ class CircuitSettings:
     n_needles: int = 6
     length: int = LENGTH
     depth: float = 0.5
+    smallest: float = 0.1
     prompts: tuple[tuple[str, Any], ...] = ()
     seed: int = 0
 

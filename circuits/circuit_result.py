@@ -53,7 +53,9 @@ class CircuitResult:
             if len(chance):
                 frame.loc[part.index, "threshold"] = float(np.percentile(chance, 95))
         certain = (frame["low"] > 0) | (frame["high"] < 0)
-        frame["stays"] = certain & (frame["effect"].abs() > frame["threshold"])
+        size = frame["effect"].abs()
+        large = (size > frame["threshold"]) & (size >= self.settings["smallest"])
+        frame["stays"] = certain & large
         frame.loc[drawn, "stays"] = False
         return frame.sort_values("effect", key=abs, ascending=False, ignore_index=True)
 

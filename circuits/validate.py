@@ -6,6 +6,7 @@ says whether they are necessary, putting them back into a twin prompt whether th
 What the heads are chosen on and what they are tested on are disjoint (`circuits.candidates`).
 """
 
+import logging
 import time
 from collections.abc import Callable
 from functools import partial
@@ -36,6 +37,8 @@ from probes.haystack import load_text
 
 if TYPE_CHECKING:
     from interp.backends.hf import HFModel
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, str], None]
 
@@ -143,9 +146,12 @@ class _Bench:
                 continue
             prefix, rebased, m = self.station.ready(scene, case, how)
             edits = edits_of([top[0].heads], how, m)
-            found = check_edits(self.model, prefix, rebased.suffix, edits)
+            found = check_edits(
+                self.model, prefix, rebased.suffix, edits, may_be_idle=how.may_be_idle
+            )
             if not found.passed:
                 raise SiteError(f"{name} ablation is not exact on this model: {found.detail}")
+            log.info("%s ablation: %s", name, found.detail)
 
     def _ablated(self, name: str, cases: list, base: list[Part]) -> np.ndarray:
         """`[set, case, metric]` of one ablation."""

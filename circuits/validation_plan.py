@@ -1,5 +1,6 @@
 """What a validation will run: which heads, which prompts, which sets, decided before it runs."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -46,8 +47,9 @@ class ValidateSettings:
         length: tokens of context; 0 takes the shortest that was scanned, or 512.
         depths: where needles begin.
         n_needles: test questions at most, a needle each.
-        n_draws: matched random sets; `n_curve` of them at the other sizes of the curve, and in
-            specificity; `n_generated` where text is generated; `n_everywhere` for that scope.
+        n_draws: matched random sets (so many that p can pass Holm's correction over all
+            ablations and directions); `n_curve` at the other sizes of the curve and in
+            specificity; `n_generated` where text is generated.
         curve: sizes of the dose-response curve.
         alone: also ablate every head of the model alone, at the answer rows.
         generate: also generate text and look for the answer in it.
@@ -58,16 +60,15 @@ class ValidateSettings:
     """
 
     top: int = 10
-    ablations: tuple[str, ...] = ("mean", "zero", "resample", "uniform", "knockout", "sink")
+    ablations: tuple[str, ...] = ("mean", "zero", "resample", "uniform", "knockout")
     scope: str = "suffix"
     metric: str = "logprob"
     length: int = 0
     depths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
-    n_needles: int = 16
-    n_draws: int = 100
+    n_needles: int = 15
+    n_draws: int = 120
     n_curve: int = 20
     n_generated: int = 20
-    n_everywhere: int = 20
     curve: tuple[int, ...] = (1, 2, 5, 20, 50)
     alone: bool = True
     generate: bool = False
@@ -146,9 +147,19 @@ def check_settings(settings: ValidateSettings) -> None:
         raise PromptError(f"metric {settings.metric} needs generated text; add --generate")
     if settings.generate and settings.scope == "everywhere":
         raise PromptError("generated text is not measured with scope everywhere; use suffix")
-    if settings.n_draws < 19:
+    _check_draws(settings)
+
+
+def _check_draws(settings: ValidateSettings) -> None:
+    """So many sets that the smallest p there is can pass Holm's correction."""
+    forced = settings.metric in FORCED
+    tests = len(settings.ablations) + forced  # outputs put back are not followed by generation
+    drawn = settings.n_draws if forced else settings.n_generated
+    needed = math.ceil(round(tests / settings.alpha, 6)) - 1
+    if drawn < needed:
         raise PromptError(
-            f"{settings.n_draws} random sets cannot give p <= .05; ask for 19 or more (100 usual)"
+            f"{drawn} random sets cannot give p <= {settings.alpha:g} after Holm's correction "
+            f"over {tests} tests; ask for {needed} or more, or for fewer ablations"
         )
 
 
@@ -193,14 +204,13 @@ def _sets(
 ) -> tuple[tuple[NamedSet, ...], tuple[NamedSet, ...], list[str]]:
     """The candidate set with its controls, the same at the sizes of the curve, and notes."""
     pool, k = model.spec.heads(), settings.top
-    n_draws = settings.n_everywhere if settings.scope == "everywhere" else settings.n_draws
     # heads that the ranking does not mention are ranked last, in the order of the model
     ranking = (*chosen.ranking, *(h for h in pool if h not in set(chosen.ranking)))
-    main = _family(model, chosen, ranking, k, n_draws, settings.seed)
+    main = _family(model, chosen, ranking, k, settings.n_draws, settings.seed)
     notes: list[str] = []
     curve: list[NamedSet] = []
     drawn = sum(s.role == "random" for s in main)
-    if drawn < n_draws:
+    if drawn < settings.n_draws:
         notes.append(f"only {drawn} matched sets exist for the top {k}: p cannot go below "
                      f"{1 / (drawn + 1):.3f}")  # fmt: skip
     left_out = []

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from interp.errors import ModelError
-from interp.trace import RowRead
+from interp.sites import Edit, Head, Site
+from interp.trace import RowRead, SiteRead
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from interp.backends.hf import HFModel
-    from interp.sites import Edit
     from interp.trace import Prefix
 
 N_TOKENS = 48
@@ -148,9 +148,6 @@ def check_windows(model: "HFModel") -> Check:
 
 def check_groups(model: "HFModel") -> Check:
     """An edit of one query head changes that head's output and no other's."""
-    from interp.sites import Edit, Site
-    from interp.trace import SiteRead
-
     layer, head = model.spec.attention_layers[0], model.spec.n_heads - 1
     tokens = probe_tokens(model)
     prefix = model.prefill(tokens[:-1])
@@ -167,43 +164,57 @@ def check_groups(model: "HFModel") -> Check:
 
 
 def check_edits(
-    model: "HFModel", prefix: "Prefix", suffix: "Sequence[int]", edits: "Sequence[Edit]"
+    model: "HFModel",
+    prefix: "Prefix",
+    suffix: "Sequence[int]",
+    edits: "Sequence[Edit]",
+    *,
+    may_be_idle: bool = False,
 ) -> Check:
     """Edits of heads change the heads and positions that they name, and nothing else there.
 
     Each layer is edited by itself, so that nothing flows into it from another edit. The published
     masking was a silent no-op on three families; this is what would have shown it. Edits of `k`
     and `v` may also change later positions of their head.
-    """
-    from interp.sites import Head, Site
-    from interp.trace import SiteRead
 
-    faults, n_heads, n = [], 0, len(suffix)
-    everywhere = (tuple(range(n)),) * 2
+    Args:
+        may_be_idle: edits whose value depends on the prompt (another prompt's activation, a
+            knock-out of keys) may leave every head as it is: one that never looked there.
+    """
+    moved, idle, n_heads = [], [], 0
     for layer in sorted({e.site.layer for e in edits}):
         own = [replace(e, rows=(1,)) for e in edits if e.site.layer == layer]
-        below = [Site("z", lower) for lower in range(layer) if lower % 4 == 3]
-        site = Site("z", layer)
-        read = SiteRead((site, *below), everywhere)
-        seen = model.extend(prefix, [suffix, suffix], read=[read], edits=own).sites
-        before, after = seen[site].split(n)
-        changed = _differs(model, before, after)
-        allowed = torch.zeros_like(changed)
-        for edit in own:
-            places = range(n) if edit.positions is None else edit.positions
-            allowed[list(places), edit.site.head] = True
-            if edit.site.kind in ("k", "v"):
-                allowed[min(p % n for p in places) :, edit.site.head] = True
         heads = sorted({e.site.head for e in own if e.site.head is not None})
+        changed, allowed, below = _changes(model, prefix, suffix, own)
         n_heads += len(heads)
-        idle = [str(Head(layer, h)) for h in heads if not (changed & allowed)[:, h].any()]
-        moved = (changed & ~allowed).any() or any(
-            _differs(model, *seen[s].split(n)).any() for s in below
-        )
-        faults += [f"{', '.join(idle)} not changed"] * bool(idle)
-        faults += [f"something else in layer {layer} changed"] * bool(moved)
-    detail = "; ".join(faults) or f"{n_heads} heads changed where named, nothing else"
+        idle += [str(Head(layer, h)) for h in heads if not (changed & allowed)[:, h].any()]
+        if (changed & ~allowed).any() or below:
+            moved.append(f"something else in layer {layer} changed")
+    all_idle = len(idle) == n_heads and not may_be_idle
+    faults = [*moved, *([f"{', '.join(idle)} not changed"] if all_idle else [])]
+    told = f"{n_heads - len(idle)} of {n_heads} heads changed where named, nothing else"
+    kept = f"; as they were: {', '.join(idle)}" if idle else ""
+    detail = "; ".join(faults) or told + kept
     return Check("edits change what they name and nothing else", not faults, detail)
+
+
+def _changes(
+    model: "HFModel", prefix: "Prefix", suffix: "Sequence[int]", edits: "Sequence[Edit]"
+) -> tuple[Tensor, Tensor, bool]:
+    """Of edits in one layer: changed places, places that may change, changes in layers below."""
+    layer, n = edits[0].site.layer, len(suffix)
+    below = [Site("z", lower) for lower in range(3, layer, 4)]
+    site = Site("z", layer)
+    read = SiteRead((site, *below), (tuple(range(n)),) * 2)
+    seen = model.extend(prefix, [suffix, suffix], read=[read], edits=edits).sites
+    changed = _differs(model, *seen[site].split(n))
+    allowed = torch.zeros_like(changed)
+    for edit in edits:
+        places = [p % n for p in (range(n) if edit.positions is None else edit.positions)]
+        allowed[places, edit.site.head] = True
+        if edit.site.kind in ("k", "v"):
+            allowed[min(places) :, edit.site.head] = True
+    return changed, allowed, any(bool(_differs(model, *seen[s].split(n)).any()) for s in below)
 
 
 def _differs(model: "HFModel", a: Tensor, b: Tensor) -> Tensor:

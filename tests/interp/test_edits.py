@@ -1,15 +1,13 @@
 """Edits of a head's inputs and pattern, of the middle residual; shared stems; gradients.
 
-The oracle is an attention function of its own: whole matrices, keys repeated for every query head,
-edits written into them, no cache, no packing.
+The oracle is `bare`: the model itself under an attention function of the tests' own.
 """
 
+import bare
 import families
 import pytest
 import torch
 from families import FAMILIES
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import eager_mask
 
 from interp.backends.hf import HFModel
 from interp.checks import check_edits
@@ -18,41 +16,6 @@ from interp.sites import Edit, Head, Site
 from interp.trace import RowRead, SiteRead
 
 CONTEXT, LAYER, HEAD = 26, 1, 3
-CHANGE: dict = {}
-
-
-def oracle(module, query, key, value, attention_mask, scaling, softcap=None, s_aux=None, **_):
-    """Naive attention; `CHANGE[layer]` may edit the repeated q, k, v, and the weights."""
-    n = query.shape[1] // key.shape[1]
-    q, k, v = query[0].clone(), key[0].repeat_interleave(n, 0), value[0].repeat_interleave(n, 0)
-    change = CHANGE.get(module.layer_idx, lambda *parts: None)
-    change("inputs", q, k, v)
-    scores = q @ k.transpose(1, 2) * scaling
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
-    scores = scores + attention_mask[0, 0]
-    if s_aux is not None:
-        scores = torch.cat([scores, s_aux[:, None, None].expand(-1, q.shape[1], 1)], -1)
-    weights = scores.softmax(-1)[..., : k.shape[1]]
-    change("weights", weights, attention_mask[0, 0] >= 0, None)
-    return (weights @ v).transpose(0, 1)[None].contiguous(), None
-
-
-AttentionInterface.register("test_oracle", oracle)
-AttentionMaskInterface.register("test_oracle", eager_mask)
-
-
-def bare(hf, tokens, layer=None, change=None):
-    CHANGE.clear()
-    if change is not None:
-        CHANGE[layer] = change
-    before = hf.config._attn_implementation
-    hf.set_attn_implementation("test_oracle")
-    with torch.no_grad():
-        logits = hf(torch.as_tensor(tokens)[None], use_cache=False).logits[0]
-    hf.set_attn_implementation(before)
-    CHANGE.clear()
-    return logits
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -81,15 +44,15 @@ def test_an_edited_input_is_that_of_one_query_head(pair, kind):
     value = torch.linspace(-1, 1, model.spec.d_head).repeat(2, 1) * torch.tensor([[1.0], [-2.0]])
     edit = Edit(Site(kind, LAYER, HEAD), "replace", value, rows=(1,), positions=(2, 4))
 
-    def change(stage, q, k, v):
+    def change(stage, *parts):
         if stage == "inputs":
-            {"q": q, "k": k, "v": v}[kind][HEAD, [CONTEXT + 2, CONTEXT + 4]] = value
+            dict(zip("qkv", parts, strict=True))[kind][HEAD, [CONTEXT + 2, CONTEXT + 4]] = value
 
     every = [range(len(SUFFIX))] * 3
     trace = model.extend(model.prefill(CONTEXT_IDS), [SUFFIX] * 3, edits=[edit], logits=every)
     got = trace.logits.view(3, len(SUFFIX), -1)
-    plain = bare(hf, CONTEXT_IDS + SUFFIX)[CONTEXT:]
-    edited = bare(hf, CONTEXT_IDS + SUFFIX, LAYER, change)[CONTEXT:]
+    plain = bare.run(hf, CONTEXT_IDS + SUFFIX)[CONTEXT:]
+    edited = bare.run(hf, CONTEXT_IDS + SUFFIX, {LAYER: change})[CONTEXT:]
     assert torch.allclose(got[0], plain, atol=2e-4) and torch.allclose(got[2], plain, atol=2e-4)
     assert torch.allclose(got[1], edited, atol=2e-4)
     assert (edited - plain).abs().max() > 2e-3
@@ -101,8 +64,9 @@ def test_patterns_that_replace_a_row(pair, op):
     model, hf = pair
     edit = Edit(Site("pattern", LAYER, HEAD), op, positions=(3, 6))
 
-    def change(stage, weights, visible, _):
+    def change(stage, *parts):
         if stage == "weights":
+            weights, visible = parts
             for row in (CONTEXT + 3, CONTEXT + 6):
                 seen = visible[row].nonzero()[:, 0]
                 weights[HEAD, row] = 0
@@ -113,7 +77,7 @@ def test_patterns_that_replace_a_row(pair, op):
 
     every = [range(len(SUFFIX))]
     got = model.extend(model.prefill(CONTEXT_IDS), [SUFFIX], edits=[edit], logits=every).logits
-    expected = bare(hf, CONTEXT_IDS + SUFFIX, LAYER, change)[CONTEXT:]
+    expected = bare.run(hf, CONTEXT_IDS + SUFFIX, {LAYER: change})[CONTEXT:]
     assert torch.allclose(got, expected, atol=2e-4)
 
 

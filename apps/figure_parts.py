@@ -1,6 +1,7 @@
-"""Pieces that the figures of a scan share: colours, scales, hover texts, axes, titles."""
+"""Pieces that the figures share: colours, scales, hover texts, axes, titles."""
 
 import html
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -92,29 +93,38 @@ def _range(score: np.ndarray, metric: Metric) -> tuple[str, float, float]:
 
 def text_colours(values: "pd.Series", score: np.ndarray, metric: Metric) -> list[str]:
     """Ink that can be read upon the colour of each value."""
-    _, low, high = _range(score, metric)
+    return ink_on(values, _range(score, metric))
+
+
+def ink_on(values: "pd.Series | np.ndarray", scale: tuple[str, float, float]) -> list[str]:
+    """Black or white, whichever can be read upon the colour that the scale gives each value."""
+    name, low, high = scale
     share = (values - low) / (high - low)
-    dark = share < 0.55 if metric.low >= 0 else (share < 0.2) | (share > 0.8)
+    dark = (share < 0.2) | (share > 0.8) if name == DIVERGING else share < 0.55
     return ["#ffffff" if d else "#000000" for d in dark]
 
 
 def heads_trace(score: np.ndarray, heads: "pd.DataFrame", metric: Metric) -> go.Heatmap:
-    """The heat map of all heads."""
-    scale, low, high = _range(score, metric)
+    """The heat map of all heads of a scan."""
     words = [_words(row) for row in heads.itertuples()]
+    scale = _range(score, metric)
+    return heads_map(score, words, scale=scale, name=metric.name, title=metric.title)
+
+
+def heads_map(
+    values: np.ndarray,
+    words: Sequence[str],
+    *,
+    scale: tuple[str, float, float],
+    name: str,
+    title: str,
+) -> go.Heatmap:
+    """A heat map of `[layer, head]` with hover texts, head after head; scale: name, low, high."""
     return go.Heatmap(
-        z=score,
-        colorscale=scale,
-        zmin=low,
-        zmax=high,
-        xgap=1,
-        ygap=1,
-        name=metric.name,
-        customdata=np.array(words, dtype=object).reshape(score.shape),
-        hoverongaps=False,
-        hovertemplate="%{customdata}<extra></extra>",
-        colorbar={"title": {"text": metric.title}},
-    )
+        z=values, colorscale=scale[0], zmin=scale[1], zmax=scale[2], xgap=1, ygap=1, name=name,
+        customdata=np.array(words, dtype=object).reshape(values.shape), hoverongaps=False,
+        hovertemplate="%{customdata}<extra></extra>", colorbar={"title": {"text": title}},
+    )  # fmt: skip
 
 
 def _words(row: Any) -> str:
@@ -132,18 +142,11 @@ def hatched_cells(missing: np.ndarray) -> go.Heatmap:
     """A grey, hatched cell for every head without attention rows."""
     z = np.where(missing, 0.0, np.nan)
     return go.Heatmap(
-        z=z,
-        colorscale=[[0, GREY], [1, GREY]],
-        showscale=False,
-        xgap=1,
-        ygap=1,
-        name="not applicable",
-        text=np.where(missing, "╱╱", ""),
-        texttemplate="%{text}",
-        textfont={"color": "#868e96"},
-        hoverongaps=False,
+        z=z, colorscale=[[0, GREY], [1, GREY]], showscale=False, xgap=1, ygap=1,
+        name="not applicable", text=np.where(missing, "╱╱", ""), texttemplate="%{text}",
+        textfont={"color": "#868e96"}, hoverongaps=False,
         hovertemplate=f"L%{{y}}H%{{x}}<br>{NOT_APPLICABLE}<extra></extra>",
-    )
+    )  # fmt: skip
 
 
 def outline(
@@ -151,13 +154,33 @@ def outline(
 ) -> None:
     """A box around cells."""
     fig.add_shape(
-        type="rect",
-        x0=x[0] - 0.5,
-        x1=x[1] + 0.5,
-        y0=y[0] - 0.5,
-        y1=y[1] + 0.5,
-        name=name,
+        type="rect", x0=x[0] - 0.5, x1=x[1] + 0.5, y0=y[0] - 0.5, y1=y[1] + 0.5, name=name,
         line={"color": colour, "width": width},
+    )  # fmt: skip
+
+
+def mark_ranks(fig: go.Figure, heads: Sequence[Head], colours: Sequence[str]) -> None:
+    """Outline heads in a map, best first, and write their ranks."""
+    for head in heads:
+        outline(fig, (head.head, head.head), (head.layer, head.layer), name=str(head))
+    x, y = [h.head for h in heads], [h.layer for h in heads]
+    font = {"size": 11, "color": list(colours)}
+    ranks = [str(i + 1) for i in range(len(heads))]
+    fig.add_scatter(
+        x=x, y=y, text=ranks, textfont=font, mode="text", name="rank", hoverinfo="skip",
+        showlegend=False,
+    )  # fmt: skip
+
+
+def head_axes(fig: go.Figure, shape: tuple[int, int]) -> None:
+    """Head on x, layer on y with layer 0 at the bottom; a size that suits their numbers."""
+    n_layers, n_heads = shape
+    fig.update_xaxes(title="head", **counted_ticks(n_heads), range=[-0.5, n_heads - 0.5])
+    fig.update_yaxes(title="layer (0 at the bottom)", **counted_ticks(n_layers))
+    fig.update_yaxes(range=[-0.5, n_layers - 0.5])
+    fig.update_layout(
+        height=190 + n_layers * (20 if n_layers > 20 else 30),
+        width=max(700, 250 + 36 * n_heads) if n_heads <= 16 else None,
     )
 
 
@@ -171,25 +194,31 @@ def main_roles(result: "ScanResult") -> list[str]:
 
 def bars_by_role(part: "pd.DataFrame", name: str, colour: str, k: int) -> go.Bar:
     """Bars with whiskers, of one colour."""
-    whiskers = {
-        "type": "data",
-        "symmetric": False,
-        "color": INK,
-        "thickness": 1.4,
-        "width": 4,
-        "array": (part["high"] - part["score"]).clip(lower=0),
-        "arrayminus": (part["score"] - part["low"]).clip(lower=0),
-    }
+    bounds = whiskers(part["low"], part["score"], part["high"])
     return go.Bar(
         x=part["score"],
         y=part["name"],
         orientation="h",
         name=name,
         marker={"color": colour},
-        error_x=whiskers if part["low"].notna().all() else None,
+        error_x=bounds if part["low"].notna().all() else None,
         customdata=[_words(r).replace("top k", f"top {k}") for r in part.itertuples()],
         hovertemplate="%{customdata}<extra></extra>",
     )
+
+
+def whiskers(low: Any, middle: Any, high: Any, *, colour: str = INK) -> dict[str, Any]:
+    """Error bars of an interval, which need not be symmetric."""
+    low, middle, high = (np.asarray(v, dtype=float) for v in (low, middle, high))
+    return {
+        "type": "data",
+        "symmetric": False,
+        "color": colour,
+        "thickness": 1.4,
+        "width": 4,
+        "array": (high - middle).clip(min=0),
+        "arrayminus": (middle - low).clip(min=0),
+    }
 
 
 def score_axis(title: str, low: float, high: float, scale: str) -> dict[str, Any]:
@@ -250,17 +279,22 @@ def counted_ticks(n: int) -> dict[str, Any]:
 def set_title(fig: go.Figure, result: "ScanResult", title: str, *below: str, panels: bool = False):
     """Title with model, trials and what the number is; room for it."""
     name = html.escape(result.provenance.model)
+    frame(fig, f"{name}: {title}", "; ".join(below), top=120 if panels else 90)
+
+
+def frame(fig: go.Figure, title: str, subtitle: str, *, top: int, bottom: int = 60) -> None:
+    """The look that all figures have: title, subtitle, fonts, margins. The texts are safe."""
     fig.update_layout(
         title={
-            "text": f"{name}: {title}",
-            "subtitle": {"text": "; ".join(below)},
+            "text": title,
+            "subtitle": {"text": subtitle},
             "x": 0.01,
             "y": 1,
-            "pad": {"t": 16},
+            "pad": {"t": 16 + 14 * title.count("<br>")},
             "yanchor": "top",
             "yref": "container",
         },
         template="plotly_white",
         font={"size": 13, "color": INK},
-        margin={"l": 70, "r": 30, "t": 120 if panels else 90, "b": 60},
+        margin={"l": 70, "r": 30, "t": top, "b": bottom},
     )

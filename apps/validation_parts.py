@@ -154,10 +154,9 @@ def negative_words(result: "ValidationResult", frame: "pd.DataFrame") -> str:
     found, alpha = negative_heads(frame), result.settings["alpha"]
     sure = int((found["p_holm"] <= alpha).sum())
     return (
-        f"{len(found)} of {len(frame)} heads have an effect whose interval lies above 0 when they "
-        f"are ablated alone ({result.settings['alone_ablation']} ablation at the answer rows): the "
-        f"answer gains without them. {sure} of them have p of {alpha:g} or less after Holm's "
-        "correction over all heads."
+        f"{len(found)} of {len(frame)} heads are negative: ablated alone "
+        f"({result.settings['alone_ablation']} ablation at the answer rows) the answer gains, with "
+        f"a false-discovery rate of {alpha:g}; {sure} of them also pass Holm's correction."
     )
 
 

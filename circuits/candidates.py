@@ -115,7 +115,7 @@ def _from_scan(scan: ScanResult, settings: "ValidateSettings", prompts: ScanSett
     random.Random(settings.seed).shuffle(unused)
     if len(unused) >= settings.n_needles:
         selection, test = used, unused
-        note = f"tested on {len(unused)} needles that the scan did not use"
+        note = f"tested on needles that the scan did not use ({len(unused)} there are)"
     else:
         shuffled = [n for n in used if n in set(everything)]
         random.Random(settings.seed).shuffle(shuffled)

@@ -9,6 +9,7 @@ claim too: it needs an interval that excludes an effect that matters, not a p ab
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
@@ -169,7 +170,9 @@ def _claim(effect: Effect) -> str:
         "noising": ("necessary", f"noising by {effect.ablation}"),
         "denoising": ("sufficient", f"denoising by {effect.ablation}"),
     }[effect.direction]
-    return f"the {effect.name} heads are {word} for the {effect.metric} ({how}, {effect.scope})"
+    one = re.fullmatch(r"L\d+H\d+", effect.name)
+    subject = f"head {effect.name} is" if one else f"the {effect.name} heads are"
+    return f"{subject} {word} for the {effect.metric} ({how}, {effect.scope})"
 
 
 def _figures(effect: Effect) -> str:

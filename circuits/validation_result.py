@@ -14,7 +14,13 @@ import numpy as np
 from circuits.ablations import ABLATIONS
 from circuits.effects import Effect, Finding, corrected, judge, measure_effect
 from circuits.interventions import METRICS
-from circuits.statistics import cluster_intervals, holm, layer_permutation_p, sign_flip_p
+from circuits.statistics import (
+    benjamini_hochberg,
+    cluster_intervals,
+    holm,
+    layer_permutation_p,
+    sign_flip_ps,
+)
 from interp.errors import ResultError, UnknownNameError
 from interp.sites import Head
 from interp.store import RESULT, Provenance, read_result, write_folder, write_json
@@ -166,15 +172,17 @@ class ValidationResult:
 
         first = self.settings["ablations"][0]
         m, rows = self._metric(metric or self.settings["metric"]), []
-        table = self.sets[self.sets["ablation"] == first]
+        table = self.sets[(self.sets["ablation"] == first) & (self.sets["role"] != "sink")]
+        runs = self.values[table.index][:, self.kept, m]
+        good = ~np.isnan(runs[~np.isnan(runs).all(1)]).any(0)  # without a twin: no resampling
         for (role, k), part in table.groupby(["role", "k"]):
-            means = self.values[part.index][:, self.kept, m].mean(1)
+            means = self.values[part.index][:, self.kept, m][:, good].mean(1)
             means = means[~np.isnan(means)]
-            if role != "sink" and len(means):
+            if len(means):
                 low, high = np.percentile(means, [2.5, 97.5])
                 rows.append({"role": role, "k": k, "value": means.mean(), "low": low,
                              "high": high, "n": len(means)})  # fmt: skip
-        return pd.DataFrame(rows)
+        return pd.DataFrame(rows, columns=["role", "k", "value", "low", "high", "n"])
 
     def agreement(self) -> str | None:
         """In words: do the ablations agree about the candidates? None with a single one."""
@@ -189,33 +197,46 @@ class ValidationResult:
         return f"the ablations disagree: {named}; no single one decides"
 
     def alone_frame(self, metric: str | None = None) -> "pd.DataFrame":
-        """Each head ablated alone: effect, interval, sign-flip p, Holm over all heads.
+        """Each head ablated alone at the answer rows, over all heads of the model.
 
-        `kind` is `helps` where the interval lies below 0, `negative` where it lies above (the
-        answer gains when the head is gone), else `neither`.
+        Columns: effect, 95 % interval, two-sided sign-flip p, the same after Holm, and `q`
+        (Benjamini-Hochberg). `kind` is `helps` where q passes alpha and the answer loses,
+        `negative` where it gains when the head is gone, else `neither`.
         """
+        metric = metric or self.settings["metric"]
+        if metric not in self._alone:
+            self._alone[metric] = self._alone_frame(metric)
+        return self._alone[metric].copy()
+
+    @cached_property
+    def _alone(self) -> "dict[str, pd.DataFrame]":
+        return {}
+
+    def _alone_frame(self, metric: str) -> "pd.DataFrame":
         import pandas as pd
 
         if not self.alone.size:
             raise ResultError("single heads were not ablated in this run; leave --no-alone out")
-        m = self._metric(metric or self.settings["metric"])
-        n_layers, n_heads = self.alone.shape[:2]
-        needles = self.cases["needle"].to_numpy()[self.kept]
-        change = self.alone[:, :, self.kept, m] - self.start[self.kept, m]
+        m, (n_layers, n_heads) = self._metric(metric), self.alone.shape[:2]
+        good = self.kept & ~np.isnan(self.start[:, m])
+        change = self.alone[:, :, good, m] - self.start[good, m]
         flat = change.reshape(n_layers * n_heads, -1).T
+        needles = self.cases["needle"].to_numpy()[good]
         sure = cluster_intervals(flat, needles, seed=self.settings["seed"])
-        p = np.array([_sign_flip(column, needles) for column in flat.T])
+        p = sign_flip_ps(flat, needles, seed=self.settings["seed"])
         layer, head = np.divmod(np.arange(n_layers * n_heads), n_heads)
         frame = pd.DataFrame(
             {
                 "name": [str(Head(int(a), int(b))) for a, b in zip(layer, head, strict=True)],
                 "layer": layer, "head": head, "effect": sure.mean, "low": sure.low,
-                "high": sure.high, "p": p, "p_holm": holm(p),
+                "high": sure.high, "p": p, "p_holm": holm(p), "q": benjamini_hochberg(p),
             }
         )  # fmt: skip
+        certain = frame["q"] <= self.settings["alpha"]
         frame["kind"] = np.select(
-            [frame["high"] < 0, frame["low"] > 0], ["helps", "negative"], "neither"
-        )
+            [certain & (frame["effect"] < 0), certain & (frame["effect"] > 0)],
+            ["helps", "negative"], "neither",
+        )  # fmt: skip
         if self.scores.size:
             frame["score"] = self.scores.reshape(-1)
         return frame.dropna(subset=["effect"])
@@ -248,6 +269,8 @@ class ValidationResult:
     def _repr_html_(self) -> str:
         columns = ["claim", "verdict", "baseline", "treated", "control", "effect", "low", "high",
                    "p_holm", "n_clusters"]  # fmt: skip
+        if not self.findings:
+            return "; ".join(self.missing().values())
         return str(self.to_frame()[columns].to_html(index=False, float_format="{:.3f}".format))
 
     # -- files ------------------------------------------------------------------------------
@@ -307,9 +330,3 @@ class ValidationResult:
 
 _ARRAYS = ("values", "start", "twin", "alone", "scores")
 _TABLES = ("cases", "sets", "direct", "specificity")
-
-
-def _sign_flip(differences: np.ndarray, needles: np.ndarray) -> float:
-    if np.isnan(differences).any() or not np.ptp(differences):
-        return float("nan") if np.isnan(differences).any() else 1.0
-    return sign_flip_p(differences, needles, n_draws=999)

@@ -87,7 +87,7 @@ def validation(ablations=("mean", "zero", "resample"), *, shape=(LAYERS, HEADS),
     values = measured(sets, start, twin, k, rng)
     values[sets["ablation"].isin(["resample", DENOISE]).to_numpy(), 4] = np.nan
     twin[4] = np.nan
-    alone = start + rng.normal(0, 0.3, (*shape, 1, 1)) + rng.normal(0, 0.2, (*shape, *start.shape))
+    alone = start + rng.normal(0, 0.3, (*shape, 1, 1)) + rng.normal(0, 0.05, (*shape, *start.shape))
     alone[NO_ATTENTION] = np.nan
     scores = rng.random(shape)
     scores[NO_ATTENTION] = np.nan

@@ -285,3 +285,21 @@ def test_importing_is_light():
     root = Path(__file__).parents[2]
     out = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert out.stdout.strip() == "[]", out.stderr
+
+
+def test_sign_flips_of_many_columns_are_those_of_scipy_one_by_one():
+    rng = np.random.default_rng(4)
+    values = rng.standard_normal((20, 6)) + np.array([0, 0.3, 0.6, 1, 2, -1])
+    clusters = np.repeat([f"n{i}" for i in range(10)], 2)
+    ours = stats.sign_flip_ps(values, clusters)
+    for column, p in zip(values.T, ours, strict=True):
+        assert p == pytest.approx(stats.sign_flip_p(column, clusters, n_draws=2**10), abs=1e-9)
+    many = rng.standard_normal((40, 3)) + 0.3
+    names = np.array([f"n{i}" for i in range(40)])
+    for column, p in zip(many.T, stats.sign_flip_ps(many, names), strict=True):
+        assert p == pytest.approx(stats.sign_flip_p(column, names, n_draws=20000), abs=0.01)
+    constant = np.full((8, 2), 0.5)
+    constant[:, 1] = np.nan
+    p = stats.sign_flip_ps(constant, [f"n{i}" for i in range(8)])
+    assert p[0] == 2 / 2**8 and np.isnan(p[1])
+    assert stats.sign_flip_ps(np.zeros((4, 1)), list("abcd"))[0] == 1

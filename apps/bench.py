@@ -7,7 +7,6 @@ counts, because other work on the machine only ever adds time. Ratios are the re
 import contextlib
 import gc
 import json
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 
 from apps.console import print_table, say
+from apps.options import machine
 from circuits.measure import NULL_QUESTION, measure
 from circuits.plan import ScanPlan, ScanSettings, make_plan
 from circuits.wu2024 import fast, step_by_step
@@ -42,7 +42,7 @@ def run(model: "HFModel", lengths: tuple[int, ...], *, output: Path | None, as_j
     record = {
         "command": f"mnemoscope bench scan {model.source.name} --lengths "
         + ",".join(map(str, lengths)),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {model.device.type}",
+        "machine": machine(model),
         "lengths": rows,
         "grid": grid,
         "provenance": vars(provenance(model, seconds=0)),

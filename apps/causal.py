@@ -119,7 +119,7 @@ def validate(
     if result is None:
         with lines.progress("parts") as report:
             result = run(loaded, heads, settings, parts=folder / "parts", progress=report)
-        result.settings["command"] = command_line("validate")
+        result.settings.update(command=command_line("validate"), machine=machine(loaded))
     finish(result, folder, lines, as_json=as_json)
 
 
@@ -127,6 +127,7 @@ def patch(
     heads: Annotated[
         str, typer.Argument(help="A scan's run folder (for its prompts), or a model.")
     ],
+    model: ModelOption = "",
     sites: Annotated[
         str, typer.Option(help="Of resid_pre, resid_mid, resid_post, attn_out, mlp_out, z.")
     ] = "resid_pre,attn_out,mlp_out,z",
@@ -156,8 +157,8 @@ def patch(
 
     lines, folder = _start(heads, "patch", output, resume, as_json)
     is_run = Path(heads).is_dir() and (Path(heads) / "result.json").exists()
-    loaded = _model(heads if is_run else "", "" if is_run else heads, lines, device, dtype,
-                    revision, device_map, threads)  # fmt: skip
+    named = model if is_run else heads
+    loaded = _model(heads, named, lines, device, dtype, revision, device_map, threads)
     result = _finished(folder, "circuits.patch_result", "PatchResult", loaded)
     if result is None:
         inherited = _scanned(heads) if is_run else ()
@@ -169,7 +170,7 @@ def patch(
         )  # fmt: skip
         with lines.progress("parts") as report:
             result = run(loaded, settings, parts=folder / "parts", progress=report)
-        result.settings["command"] = command_line("patch")
+        result.settings.update(command=command_line("patch"), machine=machine(loaded))
     finish_patch(result, folder, lines, as_json=as_json)
 
 
@@ -211,7 +212,7 @@ def circuit(
         )  # fmt: skip
         with lines.progress("parts") as report:
             result = find_circuit(loaded, heads, settings, parts=folder / "parts", progress=report)
-        result.settings["command"] = command_line("circuit")
+        result.settings.update(command=command_line("circuit"), machine=machine(loaded))
     finish_circuit(result, folder, lines, as_json=as_json)
 
 
@@ -292,7 +293,8 @@ def _scanned_model(heads: str) -> str:
 
     if not Path(heads).is_dir():
         raise ResultError("heads without a scan do not name their model; add --model")
-    return ScanResult.load(heads).provenance.model
+    made = ScanResult.load(heads).provenance
+    return made.reference or made.model
 
 
 def _scanned(heads: str) -> tuple[tuple[str, Any], ...]:

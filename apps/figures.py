@@ -43,24 +43,8 @@ def head_map(result: "ScanResult", metric: str = "copy") -> go.Figure:
     if missing.any():
         fig.add_trace(parts.hatched_cells(missing))
     first = heads.iloc[best(heads["score"].to_numpy(), result.settings["top"])]
-    for row in first.itertuples():
-        parts.outline(fig, (row.head, row.head), (row.layer, row.layer), name=str(row.name))
-    fig.add_trace(
-        go.Scatter(
-            x=first["head"],
-            y=first["layer"],
-            mode="text",
-            hoverinfo="skip",
-            showlegend=False,
-            text=[str(i + 1) for i in range(len(first))],
-            name="rank",
-            textfont={
-                "size": 11,
-                "color": parts.text_colours(first["score"], score, METRICS[metric]),
-            },
-        )
-    )
-    n_layers, n_heads = result.shape
+    named = [Head.parse(name) for name in first["name"]]
+    parts.mark_ranks(fig, named, parts.text_colours(first["score"], score, METRICS[metric]))
     parts.set_title(
         fig,
         result,
@@ -68,16 +52,8 @@ def head_map(result: "ScanResult", metric: str = "copy") -> go.Figure:
         parts.trial_count(result, metric),
         f"outlined: the top {len(first)} with their ranks",
     )
-    fig.update_xaxes(title="head", **parts.counted_ticks(n_heads), range=[-0.5, n_heads - 0.5])
-    fig.update_yaxes(
-        title="layer (0 at the bottom)",
-        **parts.counted_ticks(n_layers),
-        range=[-0.5, n_layers - 0.5],
-    )
-    return fig.update_layout(
-        height=190 + n_layers * (20 if n_layers > 20 else 30),
-        width=max(700, 250 + 36 * n_heads) if n_heads <= 16 else None,
-    )
+    parts.head_axes(fig, result.shape)
+    return fig
 
 
 def ranked(result: "ScanResult", metric: str = "copy", n: int = 20) -> go.Figure:

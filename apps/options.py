@@ -87,6 +87,15 @@ def command_line(model: str) -> str:
     return "mnemoscope " + shlex.join(sys.argv[1:] or ["scan", model])
 
 
+def machine(model: Any) -> str:
+    """The kind of machine that a measured figure is from."""
+    import platform
+
+    import torch
+
+    return f"{platform.machine()}, {torch.get_num_threads()} threads, {model.device.type}"
+
+
 def run_folder(output: Path | None, name: str, *, resume: bool) -> Path:
     """The run folder to write, refused when a finished run is there already."""
     folder = output or Path("runs") / name

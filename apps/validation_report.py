@@ -57,6 +57,9 @@ def summary(result: "ValidationResult", folder: Path) -> dict[str, Any]:
             "score_against_effect": _correlation(result),
             "notes": list(result.notes),
             "seconds": result.provenance.seconds,
+            "command": result.settings.get("command", ""),
+            "machine": result.settings.get("machine", result.provenance.device),
+            "created": result.provenance.created,
         }
     )
 

@@ -49,7 +49,8 @@ class Source:
     """Where a model came from. `detail` is a sentence; `revision` the hub commit, if known.
 
     `quantisation` says how the weights were rounded (None: not at all, as far as the files tell).
-    The hashes are those of `interp.fingerprint`.
+    The hashes are those of `interp.fingerprint`. `reference` is what loads it again: a path, a
+    bundled or a hub name; empty for a live object.
     """
 
     kind: Kind
@@ -59,6 +60,7 @@ class Source:
     quantisation: str | None
     weight_hash: str | None
     tokenizer_hash: str
+    reference: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,7 @@ def _loaded(place: Place, model: Any, tokenizer: Any) -> Loaded:
         quantisation=place.quantisation or _quantisation(model.config),
         weight_hash=weight_hash(model),
         tokenizer_hash=tokenizer_hash(tokenizer),
+        reference={"live": "", "bundled": place.name}.get(place.kind, place.location),
     )
     log.info("%s: %s", source.name, source.detail)
     return Loaded(model, tokenizer, source)

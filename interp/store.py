@@ -24,7 +24,10 @@ PACKAGES = ("mnemoscope", "torch", "transformers", "tokenizers", "numpy")
 
 @dataclass(frozen=True)
 class Provenance:
-    """What made a result: enough to make it again, and to know when it cannot be compared."""
+    """What made a result: enough to make it again, and to know when it cannot be compared.
+
+    `reference` is what loads the model again; empty where nothing does, or in older results.
+    """
 
     model: str
     source: str
@@ -42,6 +45,7 @@ class Provenance:
     created: str
     seconds: float
     peak_memory_mb: float | None
+    reference: str = ""
 
 
 def provenance(model: "HFModel", *, seconds: float) -> Provenance:
@@ -64,6 +68,7 @@ def provenance(model: "HFModel", *, seconds: float) -> Provenance:
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=round(seconds, 1),
         peak_memory_mb=peak_memory_mb(),
+        reference=source.reference,
     )
 
 

@@ -90,6 +90,7 @@ def test_folder(saved, as_text):
         quantisation=None,
         weight_hash=weight_hash(tiny_model()),
         tokenizer_hash=tokenizer_hash(tiny_tokenizer()),
+        reference=str(saved),
     )
 
 

@@ -1,0 +1,99 @@
+"""Tables of the README, rendered from code and from committed results: no figure is typed by hand.
+
+`python -m apps.readme` writes them into README.md, between `<!-- begin NAME -->` and
+`<!-- end NAME -->`; a test holds the README against them.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from circuits.ablations import ABLATIONS
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+RESULTS = ROOT / "apps" / "results"
+
+
+def render(text: str) -> str:
+    """The README with every block filled anew."""
+    for name, block in BLOCKS.items():
+        begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+        before, rest = text.split(begin)
+        text = f"{before}{begin}\n{block()}\n{end}{rest.split(end)[1]}"
+    return text
+
+
+def ablations() -> str:
+    """What each ablation puts in the place of what, and who used it."""
+    rows = [[f"`{a.name}`", a.formula, a.acts_on, a.used_by] for a in ABLATIONS.values()]
+    return table(["name", "formula", "acts on", "used by"], rows)
+
+
+def validation() -> str:
+    """The committed validation of the bundled model."""
+    found = _result("validate_cpu")
+    rows = []
+    for finding in found["findings"]:
+        e = finding["effect"]
+        run = "put back" if e["direction"] == "denoising" else e["ablation"]
+        word = "sufficient" if e["direction"] == "denoising" else "necessary"
+        rows.append([
+            f"{run} ({word})", f"{e['baseline']:.2f}", f"{e['treated']:.2f}",
+            f"{e['control']:.2f} ({e['control_low']:.2f} to {e['control_high']:.2f})",
+            f"{e['effect']:+.2f} ({e['low']:+.2f} to {e['high']:+.2f})", f"{e['p_holm']:.3f}",
+            finding["verdict"],
+        ])  # fmt: skip
+    columns = ["ablation (claim)", "before", "after", "random sets (95 %)", "effect (95 % interval)",
+               "p, Holm", "verdict"]  # fmt: skip
+    e = found["findings"][0]["effect"]
+    words = (
+        f"{found['model']}, the top {len(found['heads'])} of its default scan "
+        f"({', '.join(found['heads'])}); log-probability of the answer, nats; {e['n_trials']} "
+        f"questions, a needle each, that the scan did not use; {e['n_draws']} matched random sets. "
+        f"`{found['command']}`, {found['machine']}, {found['created'][:10]}."
+    )
+    return f"{table(columns, rows)}\n\n{words}"
+
+
+def calibration() -> str:
+    """The committed calibration."""
+    return str(_result("calibration")["markdown"]).rstrip()
+
+
+def bench() -> str:
+    """The committed bench of control draws."""
+    b = _result("bench_validate_cpu")
+    return (
+        f"`{b['command']}`: {b['ablations']} ablations of {b['heads in each']} heads at "
+        f"{b['tokens of context']} tokens take 1/{b['ratio']:g} of the time of one full forward for "
+        f"each, the prefill included (1/{b['ratio after the prefill']:g} without it); largest "
+        f"difference in log-prob {b['largest difference in log-prob, nats']:.0e} nats. "
+        f"{b['machine']}, {b['provenance']['created'][:10]}."
+    )
+
+
+def table(columns: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in r) + " |" for r in lines
+    )
+
+
+def _result(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
+    return found
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "ablations": ablations,
+    "validation": validation,
+    "calibration": calibration,
+    "bench": bench,
+}
+
+
+if __name__ == "__main__":
+    README.write_text(render(README.read_text("utf-8")), "utf-8")

@@ -22,6 +22,7 @@ from apps.options import (
     command_line,
     interruptible,
     load,
+    machine,
     names,
     numbers,
     run_folder,
@@ -233,9 +234,9 @@ def calibrate(
     folder = run_folder(output, "calibration", resume=resume)
     torch.set_num_threads(threads or 1)
     lines = Lines(quiet=as_json)
-    chosen = {"models": names(models)} if models else {}
+    chosen: dict[str, Any] = {"models": names(models)} if models else {}
     with lines.progress("models") as report:
-        result = run(seeds=seeds, progress=report, **chosen)
+        result = run(seeds=seeds, folder=folder / "parts", progress=report, **chosen)
     result.save(folder)
     if as_json:
         say(json.dumps(result.summary()))

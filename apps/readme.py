@@ -45,8 +45,8 @@ def validation() -> str:
             f"{e['effect']:+.2f} ({e['low']:+.2f} to {e['high']:+.2f})", f"{e['p_holm']:.3f}",
             finding["verdict"],
         ])  # fmt: skip
-    columns = ["ablation (claim)", "before", "after", "random sets (95 %)", "effect (95 % interval)",
-               "p, Holm", "verdict"]  # fmt: skip
+    columns = ["ablation (claim)", "before", "after", "random sets (95 %)",
+               "effect (95 % interval)", "p, Holm", "verdict"]  # fmt: skip
     e = found["findings"][0]["effect"]
     words = (
         f"{found['model']}, the top {len(found['heads'])} of its default scan "
@@ -67,8 +67,8 @@ def bench() -> str:
     b = _result("bench_validate_cpu")
     return (
         f"`{b['command']}`: {b['ablations']} ablations of {b['heads in each']} heads at "
-        f"{b['tokens of context']} tokens take 1/{b['ratio']:g} of the time of one full forward for "
-        f"each, the prefill included (1/{b['ratio after the prefill']:g} without it); largest "
+        f"{b['tokens of context']} tokens take 1/{b['ratio']:g} of the time of one full forward "
+        f"for each, the prefill included (1/{b['ratio after the prefill']:g} without it); largest "
         f"difference in log-prob {b['largest difference in log-prob, nats']:.0e} nats. "
         f"{b['machine']}, {b['provenance']['created'][:10]}."
     )

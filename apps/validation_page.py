@@ -64,6 +64,7 @@ def page(result: "ValidationResult") -> str:
         *parts.head(answer(result), notes),
         "<h2>Findings</h2>", _findings(result),
         "<h2>Figures</h2>", *parts.figures(lambda kind: draw(result, kind), CAPTIONS),
+        "<h2>Answers lost and gained</h2>", *_pass_fail(result),
         "<h2>Negative heads</h2>", *_negative(result),
         "<h2>All controls</h2>", *_controls(result),
         "<h2>What was done to the heads</h2>", *_ablations(result),
@@ -146,6 +147,22 @@ def _findings(result: "ValidationResult") -> str:
     signs = {verdict: f"{m.sign}\u00a0{m.words}" for verdict, m in own.VERDICTS.items()}
     rows = [[own.run_name(f), signs[f.verdict], f.claim, f.reason] for f in result.findings]
     return parts.table(["run", "verdict", "claim", "reason"], rows)
+
+
+def _pass_fail(result: "ValidationResult") -> Iterable[str]:
+    """Whether greedy decoding still gives the answer: rates and McNemar's exact test."""
+    rows = [
+        [own.run_words(r["run"]), _rate(r, "before"), _rate(r, "after"), str(r["lost"]),
+         str(r["gained"]), _p(r["p"]), str(r["n"])]
+        for r in result.pass_fail().to_dict("records")
+    ]  # fmt: skip
+    yield "<p>Greedy decoding gives just the answer; 95 % Clopper-Pearson intervals.</p>"
+    yield parts.table(["run", "before", "after", "lost", "gained", "p (McNemar)", "n"], rows)
+
+
+def _rate(row: Mapping[Any, Any], name: str) -> str:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return f"{row[name]:.2f} ({own.between(low, high)})"
 
 
 def _negative(result: "ValidationResult") -> Iterable[str]:

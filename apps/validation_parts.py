@@ -62,6 +62,11 @@ def run_name(finding: Finding) -> str:
     return DENOISE if effect.direction == "denoising" else effect.ablation
 
 
+def run_words(run: str) -> str:
+    """A run in words: an ablation, or the outputs put back."""
+    return "put back into the twin prompt" if run == DENOISE else f"{run} ablation"
+
+
 def claim_word(finding: Finding) -> str:
     """The word that the direction of the run allows."""
     return "sufficient" if finding.effect.direction == "denoising" else "necessary"

@@ -16,9 +16,11 @@ from circuits.effects import Effect, Finding, corrected, judge, measure_effect
 from circuits.interventions import METRICS
 from circuits.statistics import (
     benjamini_hochberg,
+    clopper_pearson,
     cluster_intervals,
     holm,
     layer_permutation_p,
+    mcnemar_exact,
     sign_flip_ps,
 )
 from interp.errors import ResultError, UnknownNameError
@@ -164,6 +166,35 @@ class ValidationResult:
                     except ResultError:
                         continue
                     rows.append({"run": ablation, "role": role, "of": metric, **asdict(effect)})
+        return pd.DataFrame(rows)
+
+    def pass_fail(self, metric: str = "exact") -> "pd.DataFrame":
+        """Questions passed before and after ablating the candidates: rates with Clopper-Pearson
+        intervals, answers lost and gained, and McNemar's exact p.
+
+        A question passes where the metric is above one half (ROUGE: as published).
+        """
+        import pandas as pd
+
+        m, rows = self._metric(metric), []
+        for name in dict.fromkeys(self.sets["ablation"]):
+            table = self.sets
+            top = (table["ablation"] == name) & (table["role"] == "top")
+            treated = self.values[(top & (table["k"] == self.settings["top"])).to_numpy(), :, m][0]
+            start = (self.twin if name == DENOISE else self.start)[:, m]
+            good = self.kept & ~np.isnan(treated) & ~np.isnan(start)
+            before, after = start[good] > 0.5, treated[good] > 0.5
+            if not good.any():
+                continue
+            moved, n = mcnemar_exact(before, after), int(good.sum())
+            rows.append({
+                "run": name, "before": before.mean(), "after": after.mean(),
+                **dict(zip(("before_low", "before_high"), clopper_pearson(int(before.sum()), n),
+                           strict=True)),
+                **dict(zip(("after_low", "after_high"), clopper_pearson(int(after.sum()), n),
+                           strict=True)),
+                "lost": moved.lost, "gained": moved.gained, "p": moved.p, "n": n,
+            })  # fmt: skip
         return pd.DataFrame(rows)
 
     def curve(self, metric: str | None = None) -> "pd.DataFrame":

@@ -117,6 +117,20 @@ def test_curve_alone_specificity_and_controls_are_there(result):
     assert "agree" in result.agreement()
 
 
+def test_answers_lost_and_gained_are_counted(result):
+    frame = result.pass_fail().set_index("run")
+    for run, row in frame.iterrows():
+        m = result.metrics.index("exact")
+        top = (result.sets["ablation"] == run) & (result.sets["role"] == "top")
+        top &= result.sets["k"] == 3
+        after = result.values[top.to_numpy()][0, :, m] > 0.5
+        assert row["after"] == after.mean()
+        before = result.twin[:, m] > 0.5 if run == "denoise" else result.kept
+        assert (row["lost"], row["gained"]) == ((before & ~after).sum(), (~before & after).sum())
+    assert frame.loc["zero", "lost"] >= 8 and frame.loc["zero", "p"] < 0.01
+    assert frame.loc["denoise", "gained"] >= 8
+
+
 def test_result_survives_saving(result, tmp_path):
     again = ValidationResult.load(result.save(tmp_path / "run"))
     assert again.settings == json.loads(json.dumps(result.settings))

@@ -209,7 +209,9 @@ class _Bench:
                 )  # fmt: skip
                 part = Part({f"{i:03d}": v for i, v in enumerate(found)})
                 self.shelf.write(name, part)
-            columns += [part.values[k] for k in sorted(part.values)]
+            for case, key in zip(scene.cases, sorted(part.values), strict=True):
+                lacking = how.needs == "twin" and not case.twin
+                columns.append(part.values[key] * np.nan if lacking else part.values[key])
             self.done += len(scene.cases)
         return np.stack(columns, axis=1)
 

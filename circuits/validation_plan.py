@@ -10,6 +10,7 @@ from circuits.ablations import ABLATIONS, ablation, scope
 from circuits.candidates import Candidates, find_candidates
 from circuits.interventions import FORCED, METRICS
 from circuits.plan import ScanPlan, ScanSettings, make_plan
+from circuits.roles import role_scores
 from interp.errors import PromptError, ResultError, UnknownNameError
 from interp.sites import Head
 from probes.cases import Scene, scenes
@@ -175,6 +176,8 @@ def make_validation(model: "HFModel", heads: Any, settings: ValidateSettings) ->
         raise ResultError(
             f"--top {settings.top} asks for more heads than the {len(chosen.ranking)} given"
         )
+    if chosen.sink is None:  # a mere list of heads does not say which ones rest on the sink
+        chosen = replace(chosen, sink=role_scores(model, seed=settings.seed)["sink"].mean(0))
     main, curve, notes = _sets(model, chosen, settings)
     test = _plan(model, prompts, chosen.test, settings.n_needles)
     reference = _plan(model, prompts, chosen.selection, N_REFERENCE * 5, seed=2)

@@ -112,7 +112,7 @@ def test_curve_alone_specificity_and_controls_are_there(result):
     )
     assert set(result.specificity["kind"]) >= {"plain text", "short copying"}
     controls = result.controls()
-    assert {"top", "bottom"} <= set(controls["role"])
+    assert set(controls["role"]) == {"top", "bottom", "sink"}
     assert {"logprob", "logit_diff", "exact"} == set(controls["of"])
     assert "agree" in result.agreement()
 

@@ -115,7 +115,7 @@ def _row(finding: "Finding") -> list[str]:
     return [
         f"{claim_word(finding)}\n({run_name(finding)})", finding.verdict, f"{e.baseline:.2f}",
         f"{e.treated:.2f}", f"{e.control:.2f}\n{between(e.control_low, e.control_high)}",
-        f"{signed(e.effect)}\n{between(e.low, e.high)}", f"{e.p_holm:.2g}",
+        f"{signed(e.effect)}\n{between(e.low, e.high)}", f"{e.p_holm:.3g}",
         f"{e.n_trials}/{e.n_clusters}/{e.n_draws}",
     ]  # fmt: skip
 

@@ -181,7 +181,7 @@ def _figures(effect: Effect) -> str:
     return (
         f"the {effect.metric} {'rises' if effect.effect > 0 else 'falls'} by "
         f"{_with_unit(abs(effect.effect), effect)}, {_word(effect)} beyond {effect.n_draws} "
-        f"matched random sets {more:.3g} [{low:.3g}, {high:.3g}], p = {effect.p_holm:.2g} "
+        f"matched random sets {more:.3g} [{low:.3g}, {high:.3g}], p = {effect.p_holm:.3g} "
         f"({effect.n_trials} trials of {effect.n_clusters} clusters)"
     )
 

@@ -195,8 +195,9 @@ def _plan(
     """As many contexts as hold so many needles."""
     prompts = replace(prompts, seed=prompts.seed + seed)
     one = make_plan(model, prompts, only=set(ids))
-    size = len(one.contexts[0].planted)
-    wanted = max(1, min(n_needles, len(ids)) // size)
+    planted, asked = len(one.contexts[0].planted), len({t.planted for t in one.trials[0]})
+    # needles that are cut off with the end of a context are planted there but not asked for
+    wanted = min(math.ceil(n_needles / asked), max(1, len(ids) // planted))
     if wanted == 1:
         return one
     return make_plan(model, replace(prompts, n_haystacks=wanted), only=set(ids))

@@ -1,5 +1,6 @@
 """Calibration: rows for everything, numbers that the planted circuits dictate, refusals."""
 
+import json
 import math
 from dataclasses import replace
 from importlib import import_module
@@ -163,6 +164,7 @@ def test_summary_pools_counts_and_tells_power_from_false_alarms(result):
     zero = next(r for r in summary["tests"] if r["test"] == "zero")
     assert (zero["power_of"], zero["false_of"]) == ("3/3", "0/3")
     assert summary["repair"][0]["right_of"] == "3/3"
+    assert json.dumps(summary, allow_nan=False)
 
 
 def test_saves_and_loads_whole(result, tmp_path):
@@ -187,11 +189,11 @@ def test_tables_say_what_they_count(result, capsys):
 
 def test_figure_shows_numbers_and_marks_what_is_not_judged(result):
     fig = result.figure()
-    areas, _, verdicts, grey = fig.data
-    assert areas.text[list(areas.y).index("copy"), list(areas.x).index("induction_pair")] == "1.00"
-    assert areas.text[list(areas.y).index("copy"), list(areas.x).index("none")] == "–"
+    areas, empty, verdicts, grey = fig.data
+    assert areas.text[list(areas.y).index("copy"), list(areas.x).index("induction_pair")] == "1.000"
+    assert empty.text[list(areas.y).index("copy"), list(areas.x).index("none")] == "–"
     at = list(verdicts.y).index("resample"), list(verdicts.x).index("backup: copy")
-    assert verdicts.text[at] == "–" and grey.z[at] == 0
+    assert verdicts.text[at] == "" and grey.text[at] == "–" and grey.z[at] == 0
     assert "1 seed" in fig.layout.title.text
 
 

@@ -9,7 +9,7 @@ import torch
 
 import interp
 from circuits.retrieval import scan
-from interp.errors import UnknownNameError
+from interp.errors import PromptError, UnknownNameError
 from interp.sites import Head
 from probes import planted_weights as w
 from probes.corpus import check_repetition, load_text
@@ -270,3 +270,38 @@ def test_importing_loads_no_model_library():
     code = "import sys, probes.planted; print({'torch', 'transformers'} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert out.stdout.strip() == "set()", out.stderr
+
+
+# -- more heads -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["induction_pair", "backup", "grouped"])
+def test_more_heads_keep_the_circuit(name):
+    planted = build(name, n_heads=40)
+    config = planted.model.config
+    assert (config.num_attention_heads, config.num_key_value_heads) == (
+        40,
+        40 // PLANTED[name].grouped,
+    )
+    bare = planted, *run(planted)
+    assert (bare[1] > -0.5).all()
+    for heads, claim in planted.truth.claims:
+        found = effect(bare, heads)
+        assert found < -1 if claim.expected == "supported" else abs(found) < 0.05
+    layer = planted.truth.heads("copy")[0].layer
+    others = [h for i in range(40) if (h := Head(layer, i)) not in planted.truth.roles]
+    assert max(abs(effect(bare, [h])) for h in others[::5]) < 0.15
+
+
+def test_distractors_together_are_no_louder_where_there_are_more():
+    def loudness(n_heads):
+        weights = build("none", n_heads=n_heads).model.model.layers[2].self_attn.o_proj.weight
+        return weights.square().sum().item() ** 0.5
+
+    assert loudness(40) == pytest.approx(loudness(8), rel=0.05)
+
+
+@pytest.mark.parametrize("n_heads", [4, 9, 41])
+def test_a_number_of_heads_that_does_not_fit_is_refused(n_heads):
+    with pytest.raises(PromptError, match="planted models have 8, .*40.* heads"):
+        build("none", n_heads=n_heads)

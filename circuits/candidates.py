@@ -20,11 +20,23 @@ from interp.sites import Head
 from probes.needle import load_needles
 
 if TYPE_CHECKING:
-    from circuits.validation_plan import ValidateSettings
     from interp.backends.hf import HFModel
 
 INHERITED = ("style", "cue_words", "haystack", "needles", "kinds", "languages")
 """Prompt settings that a validation takes over from the scan."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What decides the prompts: test needles wanted, tokens of context (0: the shortest that was
+    scanned, or 512), depths, overrides of the scan's prompt settings, seed.
+    """
+
+    n_needles: int
+    length: int
+    depths: tuple[float, ...]
+    prompts: tuple[tuple[str, Any], ...]
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -48,9 +60,7 @@ class Candidates:
     notes: tuple[str, ...]
 
 
-def find_candidates(
-    model: "HFModel", heads: Any, settings: "ValidateSettings"
-) -> tuple[Candidates, ScanSettings]:
+def find_candidates(model: "HFModel", heads: Any, ask: Ask) -> tuple[Candidates, ScanSettings]:
     """Read a ranking, check it against the model, split the needles.
 
     Raises:
@@ -60,15 +70,15 @@ def find_candidates(
     if scan is not None:
         _same_model(scan, model)
         base = {k: scan.settings[k] for k in INHERITED if k in scan.settings}
-        prompts = _prompts(base | dict(settings.prompts), settings, scan.settings.get("lengths"))
-        return _from_scan(scan, settings, prompts), prompts
+        prompts = _prompts(base | dict(ask.prompts), ask, scan.settings.get("lengths"))
+        return _from_scan(scan, ask, prompts), prompts
     found = (
         heads if isinstance(heads, HeadSet)
         else read_heads(heads, top=None, n_groups=model.spec.n_groups, n_heads=model.spec.n_heads)
     )  # fmt: skip
     check_heads(found.heads, model.spec)
-    prompts = _prompts(dict(settings.prompts), settings, None)
-    return _from_list(found, settings, prompts), prompts
+    prompts = _prompts(dict(ask.prompts), ask, None)
+    return _from_list(model, found, ask, prompts), prompts
 
 
 def _as_scan(heads: Any) -> ScanResult | None:
@@ -87,14 +97,14 @@ def _same_model(scan: ScanResult, model: "HFModel") -> None:
         )
 
 
-def _prompts(base: dict[str, Any], settings: "ValidateSettings", scanned: Any) -> ScanSettings:
+def _prompts(base: dict[str, Any], ask: Ask, scanned: Any) -> ScanSettings:
     plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in base.items()}
     unknown = [k for k in plain if k not in INHERITED]
     if unknown:
         raise UnknownNameError("prompt setting", unknown[0], INHERITED)
-    length = settings.length or (min(scanned) if scanned else 512)
+    length = ask.length or (min(scanned) if scanned else 512)
     return ScanSettings(
-        **plain, lengths=(length,), depths=settings.depths, n_haystacks=1, seed=settings.seed + 1
+        **plain, lengths=(length,), depths=ask.depths, n_haystacks=1, seed=ask.seed + 1
     )
 
 
@@ -108,17 +118,17 @@ def _needle_ids(prompts: ScanSettings) -> list[str]:
     ]
 
 
-def _from_scan(scan: ScanResult, settings: "ValidateSettings", prompts: ScanSettings) -> Candidates:
+def _from_scan(scan: ScanResult, ask: Ask, prompts: ScanSettings) -> Candidates:
     used = sorted(set(scan.trials["needle"]))
     everything = _needle_ids(prompts)
     unused = [n for n in everything if n not in used]
-    random.Random(settings.seed).shuffle(unused)
-    if len(unused) >= settings.n_needles:
+    random.Random(ask.seed).shuffle(unused)
+    if len(unused) >= ask.n_needles:
         selection, test = used, unused
         note = f"tested on needles that the scan did not use ({len(unused)} there are)"
     else:
         shuffled = [n for n in used if n in set(everything)]
-        random.Random(settings.seed).shuffle(shuffled)
+        random.Random(ask.seed).shuffle(shuffled)
         selection, test = shuffled[::2], [*shuffled[1::2], *unused]
         note = (
             f"the scan used most needles: heads ranked again on {len(selection)} of them, tested "
@@ -138,14 +148,19 @@ def _from_scan(scan: ScanResult, settings: "ValidateSettings", prompts: ScanSett
     return Candidates(ranking, scores, sink, tuple(selection), tuple(test), source, (note,))
 
 
-def _from_list(found: HeadSet, settings: "ValidateSettings", prompts: ScanSettings) -> Candidates:
+def _from_list(model: "HFModel", found: HeadSet, ask: Ask, prompts: ScanSettings) -> Candidates:
     ids = _needle_ids(prompts)
-    random.Random(settings.seed).shuffle(ids)
+    random.Random(ask.seed).shuffle(ids)
     cut = max(1, len(ids) // 3)
     note = (
         "the heads were given, not found here: whether the prompts that chose them resemble the "
         "test prompts is not known"
     )
+    scores = None
+    if found.scores is not None:  # a file names no more heads than it has
+        scores = np.full((model.spec.n_layers, model.spec.n_heads), np.nan)
+        a, b = (min(x, y) for x, y in zip(found.scores.shape, scores.shape, strict=True))
+        scores[:a, :b] = found.scores[:a, :b]
     return Candidates(
-        found.heads, found.scores, None, tuple(ids[:cut]), tuple(ids[cut:]), found.source, (note,)
+        found.heads, scores, None, tuple(ids[:cut]), tuple(ids[cut:]), found.source, (note,)
     )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from circuits.attribution import screen
-from circuits.candidates import Candidates, find_candidates
+from circuits.candidates import INHERITED, Ask, Candidates, find_candidates
 from circuits.circuit_result import CircuitResult
 from circuits.faithfulness import circuits_of, run_circuits
 from circuits.interventions import FORCED
@@ -32,7 +32,6 @@ from circuits.paths import (
     screen_paths,
 )
 from circuits.shelf import Part, Shelf, model_label
-from circuits.validation_plan import ValidateSettings
 from interp.errors import PromptError, ResultError
 from interp.sites import Head
 from interp.store import provenance
@@ -118,17 +117,16 @@ def _materials(
     """Ranking, receivers, test questions, and others for means and screens."""
     if settings.receivers < 1 or settings.senders < 1 or settings.n_random < 1:
         raise PromptError("receivers, senders and n_random must be 1 or more")
-    asked = ValidateSettings(n_needles=settings.n_needles, length=settings.length,
-                             prompts=settings.prompts, seed=settings.seed)  # fmt: skip
-    chosen, prompts = find_candidates(model, heads, asked)
+    ask = Ask(settings.n_needles, settings.length, (settings.depth,), settings.prompts,
+              settings.seed)  # fmt: skip
+    chosen, prompts = find_candidates(model, heads, ask)
     receivers = list(chosen.ranking[: settings.receivers])
     lowest = model.spec.attention_layers[0]
     if all(r.layer == lowest for r in receivers):
         raise ResultError(
             f"heads {', '.join(map(str, receivers))} stand in the first layer: no head feeds them"
         )
-    words = {k: getattr(prompts, k) for k in ("style", "cue_words", "haystack", "needles",
-                                              "kinds", "languages")}  # fmt: skip
+    words = {k: getattr(prompts, k) for k in INHERITED}
     common = {"n_needles": settings.n_needles, "length": settings.length,
               "depth": settings.depth, "seed": settings.seed}  # fmt: skip
     test = patchables(model, words, skip=chosen.selection, **common)  # type: ignore[arg-type]

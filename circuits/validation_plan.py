@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from circuits import controls
 from circuits.ablations import ABLATIONS, ablation, scope
-from circuits.candidates import Candidates, find_candidates
+from circuits.candidates import Ask, Candidates, find_candidates
 from circuits.interventions import FORCED, METRICS
 from circuits.plan import ScanPlan, ScanSettings, make_plan
 from circuits.roles import role_scores
@@ -171,7 +171,8 @@ def make_validation(model: "HFModel", heads: Any, settings: ValidateSettings) ->
         PromptError, UnknownNameError, ResultError, SiteError: in one line, before the model runs.
     """
     check_settings(settings)
-    chosen, prompts = find_candidates(model, heads, settings)
+    ask = Ask(settings.n_needles, settings.length, settings.depths, settings.prompts, settings.seed)
+    chosen, prompts = find_candidates(model, heads, ask)
     if settings.top > len(chosen.ranking):
         raise ResultError(
             f"--top {settings.top} asks for more heads than the {len(chosen.ranking)} given"

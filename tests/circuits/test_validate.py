@@ -294,3 +294,14 @@ def test_patching_both_ways_follows_the_value_to_the_answer(scanned, tmp_path):
 def test_the_names_are_there():
     for name in ("validate", "ValidateSettings", "ValidationResult", "patch", "find_circuit"):
         assert getattr(circuits, name)
+
+
+def test_scores_of_a_published_file_are_fitted_to_the_model(scanned, tmp_path):
+    """Such a file names no more heads than it scores: its matrix is smaller than the model's."""
+    model, truth, _ = scanned
+    head = truth.heads("copy")[0]
+    path = tmp_path / "wu.json"
+    path.write_text(json.dumps({f"{head.layer}-{head.head}": [1.0], "0-0": [0.5]}))
+    r = validate(model, path, ValidateSettings(**(FAST | {"alone": True}), top=2))
+    assert r.scores.shape == (3, 8) and r.scores[head.layer, head.head] == 1
+    assert len(r.alone_frame()) == 24 and r.score_against_effect() is not None

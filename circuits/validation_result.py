@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 KIND, SCHEMA = "validation", 1
+FEW_SCORED = 10
+"""Scored heads below which a rank correlation with their effects says nothing."""
 DENOISE = "denoise"
 """Name, in the table of sets, of the run that puts heads' outputs back into the twin prompt."""
 
@@ -273,8 +275,11 @@ class ValidationResult:
         return frame.dropna(subset=["effect"])
 
     def score_against_effect(self) -> tuple[float, float] | None:
-        """Spearman of score and single-head harm, with p from permutations within layers."""
-        if not self.alone.size or not self.scores.size:
+        """Spearman of score and single-head harm, with p from permutations within layers.
+
+        None where heads were not ablated alone, or where too few of them are scored.
+        """
+        if np.isfinite(self.scores).sum() < FEW_SCORED or not self.alone.size:
             return None
         frame = self.alone_frame()
         harm = np.full(self.scores.shape, np.nan)

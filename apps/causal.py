@@ -178,9 +178,9 @@ def patch(
 def circuit(
     heads: Heads,
     model: ModelOption = "",
-    receivers: Annotated[int, typer.Option(help="How many of the best heads are traced.")] = 4,
-    senders: Annotated[int, typer.Option(help="Candidates for each of their inputs.")] = 10,
-    random: Annotated[int, typer.Option(help="Random senders, random circuits.")] = 10,
+    receivers: Annotated[int, typer.Option(help="How many of the best heads are traced.")] = 3,
+    senders: Annotated[int, typer.Option(help="Candidates for each of their inputs.")] = 8,
+    random: Annotated[int, typer.Option(help="Random senders, random circuits.")] = 8,
     needles_tested: NeedleCount = 6,
     length: Annotated[int, typer.Option(help="Tokens of context.")] = 128,
     depth: Annotated[float, typer.Option(help="Where the needle begins, 0 to 1.")] = 0.5,

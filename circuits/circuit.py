@@ -57,9 +57,9 @@ class CircuitSettings:
         prompts: overrides of the scan's prompt settings.
     """
 
-    receivers: int = 4
-    senders: int = 10
-    n_random: int = 10
+    receivers: int = 3
+    senders: int = 8
+    n_random: int = 8
     n_needles: int = 6
     length: int = LENGTH
     depth: float = 0.5

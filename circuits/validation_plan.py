@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 FEW = 12
 """Needles below which bootstrap intervals are known to be too narrow (coverage below .9)."""
-N_REFERENCE = 2
-"""Contexts whose questions make up the reference of a mean ablation."""
+N_REFERENCE = 48
+"""Questions that make up the reference of a mean ablation: with few, a copying head's mean is a
+mixture of a few wrong answers, and ablating by it is resampling (seen on the planted backup)."""
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     # uniform attention from the last prompt token on, judged by ROUGE of what is generated
@@ -180,8 +181,9 @@ def make_validation(model: "HFModel", heads: Any, settings: ValidateSettings) ->
     if chosen.sink is None:  # a mere list of heads does not say which ones rest on the sink
         chosen = replace(chosen, sink=role_scores(model, seed=settings.seed)["sink"].mean(0))
     main, curve, notes = _sets(model, chosen, settings)
-    test = _plan(model, prompts, chosen.test, settings.n_needles)
-    reference = _plan(model, prompts, chosen.selection, N_REFERENCE * 5, seed=2)
+    test = _plan(model, prompts, chosen.test, settings.n_needles, again=False)
+    others = replace(prompts, seed=prompts.seed + 2)
+    reference = _plan(model, others, chosen.selection, N_REFERENCE, again=True)
     built = scenes(test.contexts, test.trials, fmt=test.fmt)
     return ValidationPlan(
         settings, prompts, chosen, main, curve, built,
@@ -191,17 +193,23 @@ def make_validation(model: "HFModel", heads: Any, settings: ValidateSettings) ->
 
 
 def _plan(
-    model: "HFModel", prompts: ScanSettings, ids: Sequence[str], n_needles: int, *, seed: int = 0
+    model: "HFModel", prompts: ScanSettings, ids: Sequence[str], n_questions: int, *, again: bool
 ) -> ScanPlan:
-    """As many contexts as hold so many needles."""
-    prompts = replace(prompts, seed=prompts.seed + seed)
+    """As many contexts as hold so many questions, or as the text has room for.
+
+    Needles come once, or `again` with other values, in another text.
+    """
     one = make_plan(model, prompts, only=set(ids))
     planted, asked = len(one.contexts[0].planted), len({t.planted for t in one.trials[0]})
     # needles that are cut off with the end of a context are planted there but not asked for
-    wanted = min(math.ceil(n_needles / asked), max(1, len(ids) // planted))
-    if wanted == 1:
-        return one
-    return make_plan(model, replace(prompts, n_haystacks=wanted), only=set(ids))
+    wanted = math.ceil(n_questions / asked)
+    wanted = wanted if again else min(wanted, max(1, len(ids) // planted))
+    while wanted > 1:
+        try:
+            return make_plan(model, replace(prompts, n_haystacks=wanted), only=set(ids))
+        except PromptError:  # less text than that
+            wanted //= 2
+    return one
 
 
 def _sets(

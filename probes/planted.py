@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from interp.errors import UnknownNameError
+from interp.errors import PromptError, UnknownNameError
 from interp.sites import Head
 from probes import planted_weights as w
 from probes.format import ASK, CUE, INSTRUCTION
@@ -149,20 +149,26 @@ class Materials:
     scan: dict[str, Any]
 
 
-def build(name: str, *, seed: int = 0) -> PlantedModel:
+def build(name: str, *, seed: int = 0, n_heads: int = N_HEADS) -> PlantedModel:
     """A model of the table; the seed places its heads and draws the distractors.
+
+    `n_heads` is per layer. Eight are quick; a test against matched random sets needs more, since a
+    single head has no more such sets than its layer has other heads.
 
     Raises:
         UnknownNameError: no such model.
+        PromptError: a number of heads that the width, or a group of heads, is no multiple of.
     """
     if name not in PLANTED:
         raise UnknownNameError("planted model", name, PLANTED)
     planted = PLANTED[name]
+    if n_heads < N_HEADS or w.D_MODEL % n_heads or n_heads % planted.grouped:
+        fits = [n for n in range(N_HEADS, w.D_MODEL + 1, 4) if w.D_MODEL % n == 0]
+        raise PromptError(f"planted models have {', '.join(map(str, fits))} heads, got {n_heads}")
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    placed = _place(planted, rng)
-    heads = w.fill(
-        {head: part.circuit for head, part in placed.items()}, rng, grouped=planted.grouped
-    )
+    placed = _place(planted, rng, n_heads)
+    circuits = {head: part.circuit for head, part in placed.items()}
+    heads = w.fill(circuits, rng, grouped=planted.grouped, n_heads=n_heads)
     model = w.assemble(heads, grouped=planted.grouped, window=planted.window)
     model.name_or_path = f"planted-{name}-{seed}"
     truth = Truth(planted, {head: part.role for head, part in placed.items()})
@@ -188,12 +194,12 @@ def length(n_sentences: int) -> int:
     return 1 + _count(INSTRUCTION) + n_sentences * _count(FILLER)
 
 
-def _place(planted: Planted, rng: np.random.Generator) -> dict[Head, Part]:
+def _place(planted: Planted, rng: np.random.Generator, n_heads: int) -> dict[Head, Part]:
     """A free head for each part, in one of its layers."""
     placed: dict[Head, Part] = {}
     for part in planted.parts:
         layer = int(rng.choice(part.layers))
-        free = [h for h in range(N_HEADS) if Head(layer, h) not in placed]
+        free = [h for h in range(n_heads) if Head(layer, h) not in placed]
         placed[Head(layer, int(rng.choice(free)))] = part
     return placed
 
@@ -253,6 +259,8 @@ _UNLESS_ANSWERED = (
 _AT_QUESTION = ((w.const(), w.at("token", "?")), w.REST)
 _AT_FIRST = w.match("note", "token", _ALL, weight=2.0)
 _ANSWER = w.copies("token", "out", 2.0)
+# a norm higher up divides by what all heads wrote below: as loud as the head it stands in for
+_LOUDER = w.copies("token", "out", 2.2)
 
 _STEP = Circuit((), w.distance(1), w.copies("token", "previous"))
 PREVIOUS = Part("previous", (0,), _STEP, needed="everywhere")
@@ -315,7 +323,7 @@ _ROWS = (
         (
             PREVIOUS,
             Part("copy", (1,), Circuit(_BEHIND_CUE, {}, _ANSWER), attends=True),
-            Part("backup", (2,), Circuit(_UNLESS_ANSWERED, {}, _ANSWER)),
+            Part("backup", (2,), Circuit(_UNLESS_ANSWERED, {}, _LOUDER)),
         ),
         (
             Claim(("copy",), "unsupported", "without it the backup gives the same answer"),

@@ -45,8 +45,8 @@ VOCAB = (BOS, UNKNOWN, *MARKS, *WORDS)
 PLACES = ("token", "previous", "note", "out")
 ONE = len(PLACES) * len(VOCAB)
 """A dimension that is 1 at every token."""
-JUNK = slice(ONE + 1, ONE + 20)
-"""Where random heads write; the width of the whole must be a multiple of the number of heads."""
+JUNK = slice(ONE + 1, ONE + 28)
+"""Where random heads write; it fills the whole up to a multiple of many numbers of heads."""
 D_MODEL = JUNK.stop
 N_LAYERS, N_HEADS, D_HEAD = 3, 8, 64
 CONTEXT_LENGTH = 1024
@@ -60,6 +60,7 @@ CONTENT = (*range(6, D_HEAD // 2), *range(6 + D_HEAD // 2, D_HEAD))
 SHARP = 24.0
 """Attention logit of one term met in full; a key that meets half of it weighs e-12 as much."""
 NOISE_JUNK, NOISE_OUT = 0.1, 0.035
+"""Of one distractor among eight; where there are more, all together are no louder."""
 UNEMBED = 0.65
 """Answers then have a probability near .95, so that an ablation can lower and raise it."""
 
@@ -159,19 +160,26 @@ def farthest(weight: float = 500.0) -> dict[int, tuple[float, float]]:
 
 
 def fill(
-    circuits: Mapping[Head, Circuit], rng: np.random.Generator, *, grouped: int = 1
+    circuits: Mapping[Head, Circuit],
+    rng: np.random.Generator,
+    *,
+    grouped: int = 1,
+    n_heads: int = N_HEADS,
 ) -> list[list[HeadWeights]]:
     """Weights `[layer][head]`: the circuits where they belong, distractors everywhere else."""
-    heads = []
+    heads, loud = [], float(np.sqrt(N_HEADS / n_heads))
     for layer in range(N_LAYERS):
         row: list[HeadWeights] = []
-        for first in range(0, N_HEADS, grouped):
+        for first in range(0, n_heads, grouped):
             members = [Head(layer, first + i) for i in range(grouped)]
             planted = {h: compiled(circuits[h], layer) for h in members if h in circuits}
             shared = next(iter(planted.values()), None)
             if shared is None and grouped > 1:
                 shared = distractor(rng, layer)
-            row += [planted[h] if h in planted else distractor(rng, layer, shared) for h in members]
+            row += [
+                planted[h] if h in planted else distractor(rng, layer, shared, loud=loud)
+                for h in members
+            ]
         heads.append(row)
     return heads
 
@@ -183,7 +191,7 @@ def assemble(
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-    settings = _settings(grouped)
+    settings = _settings(len(heads[0]), grouped)
     with torch.random.fork_rng(devices=[]):  # every random weight is overwritten
         model: Any = (
             LlamaForCausalLM(LlamaConfig(**settings))
@@ -219,14 +227,14 @@ def tokenizer() -> "PreTrainedTokenizerFast":
     )
 
 
-def _settings(grouped: int) -> dict[str, Any]:
+def _settings(n_heads: int, grouped: int) -> dict[str, Any]:
     return {
         "vocab_size": len(VOCAB),
         "hidden_size": D_MODEL,
         "intermediate_size": 4,
         "num_hidden_layers": N_LAYERS,
-        "num_attention_heads": N_HEADS,
-        "num_key_value_heads": N_HEADS // grouped,
+        "num_attention_heads": n_heads,
+        "num_key_value_heads": n_heads // grouped,
         "head_dim": D_HEAD,
         "max_position_embeddings": CONTEXT_LENGTH,
         "rope_parameters": {"rope_type": "default", "rope_theta": ROPE_THETA},
@@ -275,12 +283,16 @@ def compiled(circuit: Circuit, layer: int) -> HeadWeights:
 
 
 def distractor(
-    rng: np.random.Generator, layer: int, beside: HeadWeights | None = None
+    rng: np.random.Generator,
+    layer: int,
+    beside: HeadWeights | None = None,
+    *,
+    loud: float = 1.0,
 ) -> HeadWeights:
     """A random head that looks about, and writes mostly where nobody reads.
 
     Its keys do not show values, lest one of many such heads is fond of a needle by chance.
-    `beside` is a head whose keys and values it shares.
+    `beside` is a head whose keys and values it shares; `loud` scales what it writes.
     """
     unit = 1 / _scale(layer)
     q, k, v, o = _empty()
@@ -290,8 +302,9 @@ def distractor(
     k[:, list(at("token", VALUES))] = 0
     v[:, :n_words] = unit * rng.normal(size=(D_HEAD, n_words))
     v[:, JUNK] = unit * rng.normal(size=(D_HEAD, n_junk))
-    o[JUNK] = rng.normal(size=(n_junk, D_HEAD)) * NOISE_JUNK / np.sqrt(D_HEAD)
-    o[list(at("out", VOCAB))] = rng.normal(size=(n_words, D_HEAD)) * NOISE_OUT / np.sqrt(D_HEAD)
+    unit = loud / np.sqrt(D_HEAD)
+    o[JUNK] = rng.normal(size=(n_junk, D_HEAD)) * NOISE_JUNK * unit
+    o[list(at("out", VOCAB))] = rng.normal(size=(n_words, D_HEAD)) * NOISE_OUT * unit
     return HeadWeights(q, k, v, o) if beside is None else _sharing(q, o, beside)
 
 

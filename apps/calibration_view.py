@@ -11,7 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from apps.console import print_table
+from apps.console import markdown_table, print_table
 from circuits.calibration_truth import TESTS, THRESHOLDS, TRUTHS
 
 if TYPE_CHECKING:
@@ -75,8 +75,39 @@ def markdown(result: "CalibrationResult") -> str:
         f"{made.versions['mnemoscope']}, torch {made.versions['torch']}, {made.created[:10]}, "
         f"{made.seconds / 60:.0f} minutes on {made.device}."
     )
-    tables = (_markdown(columns, rows), _markdown(list(TEST_COLUMNS), _test_rows(summary["tests"])))
+    tables = (
+        markdown_table(columns, rows),
+        markdown_table(list(TEST_COLUMNS), _test_rows(summary["tests"])),
+    )
     return "\n\n".join([*tables, note]) + "\n"
+
+
+def page(result: "CalibrationResult") -> str:
+    """One offline page: rates, the figure, every wrong verdict with its reason."""
+    from apps import html_parts as h
+
+    summary = result.summary()
+    judged = result.claims["right"].notna()
+    right = int(result.claims.loc[judged, "right"].sum())
+    answer = (
+        f"On {result.provenance.model}, {right} of {int(judged.sum())} verdicts of causal tests "
+        "are the ones that the construction demands. Detectors that read attention alone also call "
+        "heads that look at the needle and write nothing that matters."
+    )
+    body = [*h.head(answer, ()), "<h2>Causal tests</h2>",
+            h.table(TEST_COLUMNS, _test_rows(summary["tests"]))]  # fmt: skip
+    for which, words in TRUTHS.items():
+        rows = _detector_rows([r for r in summary["detectors"] if r["truth"] == which])
+        body += [f"<h2>Detectors of {h.safe(words)}</h2>", h.table(DETECTOR_COLUMNS, rows)]
+    caption = {"calibration": "Detectors and tests, model by model and claim by claim."}
+    body += ["<h2>Figure</h2>", *h.figures(lambda _: draw(result), caption)]
+    wrong = result.mistakes()[["model", "seed", "claim", "test", "expected", "verdict", "reason"]]
+    body += [
+        "<h2>Wrong verdicts</h2>",
+        h.table([str(c) for c in wrong], wrong.astype(str).to_numpy().tolist()),
+    ]
+    body += h.made_by(result.settings, result.provenance)
+    return h.document("Calibration on models whose circuit is known", body)
 
 
 def draw(result: "CalibrationResult") -> go.Figure:
@@ -144,11 +175,6 @@ def _repair(result: "CalibrationResult") -> "pd.DataFrame":
     means = {k: "mean" for k in ("total", "direct", "low", "high")}
     groups = result.repair.groupby("model", sort=False)
     return groups.agg(means | {"seen": "all", "expected": "all"}).reset_index()
-
-
-def _markdown(columns: list[str], rows: list[list[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 # -- figure -----------------------------------------------------------------------------------

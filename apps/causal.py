@@ -228,21 +228,29 @@ def calibrate(
     """Run every detector and causal test on models whose circuit is known."""
     import torch
 
-    from apps.calibration_view import print_tables
+    from apps import calibration_view as view
+    from apps.html_parts import write_whole
     from circuits.calibrate import calibrate as run
+    from circuits.calibration_result import CalibrationResult
 
     folder = run_folder(output, "calibration", resume=resume)
     torch.set_num_threads(threads or 1)
     lines = Lines(quiet=as_json)
-    chosen: dict[str, Any] = {"models": names(models)} if models else {}
-    with lines.progress("models") as report:
-        result = run(seeds=seeds, folder=folder / "parts", progress=report, **chosen)
-    result.save(folder)
-    if as_json:
-        say(json.dumps(result.summary()))
+    if (folder / "result.json").exists():
+        result = CalibrationResult.load(folder)
     else:
-        print_tables(result)
-        lines.say(f"run folder: {folder.resolve()}")
+        chosen: dict[str, Any] = {"models": names(models)} if models else {}
+        with lines.progress("models") as report:
+            result = run(seeds=seeds, folder=folder / "parts", progress=report, **chosen)
+        result.settings["command"] = command_line("calibrate")
+        result.save(folder)
+    page = write_whole(folder / "page.html", view.page(result))
+    if as_json:
+        told = {"command": result.settings.get("command", ""), "markdown": view.markdown(result)}
+        say(json.dumps(told | result.summary(), allow_nan=False))
+    else:
+        view.print_tables(result)
+    lines.say(f"run folder: {folder.resolve()}\npage: {page.resolve()}")
 
 
 def bench_validate(

@@ -67,6 +67,13 @@ def _plain(lines: Lines, unit: str) -> Callable[[int, int, str], None]:
     return report
 
 
+def markdown_table(columns: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    safe = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in safe)
+
+
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """A table with a title."""
     from rich.console import Console

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from apps.console import markdown_table
 from circuits.ablations import ABLATIONS
 
 ROOT = Path(__file__).parents[1]
@@ -28,7 +29,7 @@ def render(text: str) -> str:
 def ablations() -> str:
     """What each ablation puts in the place of what, and who used it."""
     rows = [[f"`{a.name}`", a.formula, a.acts_on, a.used_by] for a in ABLATIONS.values()]
-    return table(["name", "formula", "acts on", "used by"], rows)
+    return markdown_table(["name", "formula", "acts on", "used by"], rows)
 
 
 def validation() -> str:
@@ -54,7 +55,7 @@ def validation() -> str:
         f"questions, a needle each, that the scan did not use; {e['n_draws']} matched random sets. "
         f"`{found['command']}`, {found['machine']}, {found['created'][:10]}."
     )
-    return f"{table(columns, rows)}\n\n{words}"
+    return f"{markdown_table(columns, rows)}\n\n{words}"
 
 
 def calibration() -> str:
@@ -71,14 +72,6 @@ def bench() -> str:
         f"for each, the prefill included (1/{b['ratio after the prefill']:g} without it); largest "
         f"difference in log-prob {b['largest difference in log-prob, nats']:.0e} nats. "
         f"{b['machine']}, {b['provenance']['created'][:10]}."
-    )
-
-
-def table(columns: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in r) + " |" for r in lines
     )
 
 

@@ -91,6 +91,7 @@ def find_circuit(
     chosen, receivers, test, reference = _materials(model, heads, settings)
     report(0, len(test) + 2, "reference means")
     means = class_means(model, reference, reference_sites(model))
+    report(1, len(test) + 2, "")
     report(1, len(test) + 2, "screening senders")
     edges, ranking = _candidates(model, reference, receivers, means, settings)
     rankings = {"attribution": ranking}
@@ -107,7 +108,7 @@ def find_circuit(
             part = Part({}, _one(model, p, edges, receivers, means, sets))
             shelf.write(f"case-{i:03d}", part)
         rows += part.rows
-    report(len(test) + 2, len(test) + 2, "")
+        report(3 + i, len(test) + 2, "")
     return _result(model, settings, chosen, receivers, rows, time.monotonic() - started)
 
 

@@ -270,7 +270,10 @@ def bench_validate(
     figures = run(loaded, length=length, n_draws=draws)
     if output is not None:
         output.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
-    say(json.dumps(figures)) if as_json else print_mapping(figures)
+    if as_json:
+        say(json.dumps(figures))
+    else:
+        print_mapping({k: v for k, v in figures.items() if k != "provenance"})
 
 
 # -- what the commands share ------------------------------------------------------------------

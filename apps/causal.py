@@ -100,7 +100,7 @@ def validate(
 ) -> None:
     """Do these heads do the retrieval? Ablate, put back, compare with matched random sets."""
     from apps.validation_report import finish
-    from circuits.validate import validate as run
+    from circuits.validation import validate as run
     from circuits.validation_plan import ValidateSettings, check_settings, with_preset
 
     wanted: dict[str, Any] = {"ablations": names(ablations)} if ablations else {}
@@ -230,7 +230,7 @@ def calibrate(
 
     from apps import calibration_view as view
     from apps.html_parts import write_whole
-    from circuits.calibrate import calibrate as run
+    from circuits.calibration import calibrate as run
     from circuits.calibration_result import CalibrationResult
 
     folder = run_folder(output, "calibration", resume=resume)

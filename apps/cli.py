@@ -192,7 +192,7 @@ def compare(
 ) -> None:
     """Do two runs find the same heads? Correlations beside the most that could be reached."""
     from apps.console import print_mapping
-    from circuits.compare import compare as run
+    from circuits.comparison import compare as run
 
     result = run(first, second, metric=metric, k=top)
     say(json.dumps(result)) if as_json else print_mapping(result)

@@ -4,25 +4,26 @@
     result = circuits.scan(model)
     circuits.validate(model, result).figure()
 
-Names are looked up when used, so that importing the package imports no model library.
+Names are looked up when used, so that importing the package imports no model library. No module
+has the name of a function here: importing it would put itself in the function's place.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from circuits.calibrate import calibrate
+    from circuits.calibration import calibrate
     from circuits.calibration_result import CalibrationResult
     from circuits.circuit import CircuitSettings, find_circuit
     from circuits.circuit_result import CircuitResult
-    from circuits.compare import compare
+    from circuits.comparison import compare
     from circuits.head_sets import read_heads, write_heads
     from circuits.patch_result import PatchResult
     from circuits.patching import PatchSettings, patch
     from circuits.plan import ScanSettings
     from circuits.retrieval import scan
     from circuits.scan_result import ScanResult
-    from circuits.validate import validate
+    from circuits.validation import validate
     from circuits.validation_plan import ValidateSettings
     from circuits.validation_result import ValidationResult
 
@@ -56,13 +57,13 @@ _HOME = {
     "ScanSettings": "circuits.plan",
     "ValidateSettings": "circuits.validation_plan",
     "ValidationResult": "circuits.validation_result",
-    "calibrate": "circuits.calibrate",
-    "compare": "circuits.compare",
+    "calibrate": "circuits.calibration",
+    "compare": "circuits.comparison",
     "find_circuit": "circuits.circuit",
     "patch": "circuits.patching",
     "read_heads": "circuits.head_sets",
     "scan": "circuits.retrieval",
-    "validate": "circuits.validate",
+    "validate": "circuits.validation",
     "write_heads": "circuits.head_sets",
 }
 
@@ -71,5 +72,5 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'circuits' has no attribute {name!r}")
     value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value  # `circuits.compare` is also a module: the function wins
+    globals()[name] = value
     return value

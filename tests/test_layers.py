@@ -71,6 +71,14 @@ def test_files_and_functions_fit_in_the_head(path):
             assert node.end_lineno - node.lineno < 80, node.name
 
 
+def test_no_module_has_the_name_of_a_public_function():
+    """Importing such a module would put itself in the function's place."""
+    import circuits
+
+    names = {p.stem for p in (ROOT / "circuits").glob("*.py")}
+    assert not names & set(circuits.__all__)
+
+
 @pytest.mark.parametrize("statement", ["import apps.cli", "import interp, probes, circuits"])
 def test_importing_loads_no_model_library(statement):
     heavy = "{'torch', 'transformers', 'plotly', 'pandas'}"

@@ -12,7 +12,7 @@ from circuits.circuit_result import CircuitResult
 from circuits.patch_result import PatchResult
 from circuits.patching import patch
 from circuits.retrieval import scan
-from circuits.validate import validate
+from circuits.validation import validate
 from circuits.validation_plan import ValidateSettings, with_preset
 from circuits.validation_result import ValidationResult
 from interp.errors import PromptError, ResultError, SiteError, UnknownNameError

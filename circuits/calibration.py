@@ -40,7 +40,7 @@ from circuits.retrieval import scan
 from circuits.scan_result import ScanResult
 from circuits.shelf import Part, Shelf
 from circuits.statistics import auroc, cluster_interval
-from circuits.validate import validate
+from circuits.validation import validate
 from circuits.validation_plan import ValidateSettings
 from circuits.validation_result import DENOISE, ValidationResult
 from interp.errors import PromptError, ResultError, SiteError, UnknownNameError

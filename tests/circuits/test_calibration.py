@@ -10,16 +10,16 @@ import pytest
 
 import interp
 from apps import calibration_view as view
-from circuits.calibrate import N_DRAWS, calibrate, of_one_ablation
+from circuits.calibration import N_DRAWS, calibrate, of_one_ablation
 from circuits.calibration_result import CalibrationResult
 from circuits.calibration_truth import ABLATIONS, SPECIAL, TESTS, THRESHOLDS, expected, is_right
 from circuits.scores import METRICS
-from circuits.validate import validate
+from circuits.validation import validate
 from circuits.validation_plan import ValidateSettings
 from interp.errors import PromptError, ResultError, UnknownNameError
 from probes.planted import PLANTED, build, write_materials
 
-running = import_module("circuits.calibrate")  # of the package, the function is seen
+running = import_module("circuits.calibration")  # of the package, the function is seen
 MODELS = ("induction_pair", "attends_only", "backup", "none")
 LOOKING = ("copy", "copy_exact", "mass", "frequency", "induction")
 """Detectors that see where a head looks, and not what it writes."""

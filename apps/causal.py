@@ -40,7 +40,7 @@ ModelOption = Annotated[
 ]
 Output = Annotated[Path | None, typer.Option(help="Run folder. Default: runs/NAME-COMMAND.")]
 Resume = Annotated[bool, typer.Option(help="Go on with an unfinished run.")]
-TopHeads = Annotated[int, typer.Option(help="Size of the candidate set: the best heads.")]
+TopHeads = Annotated[int, typer.Option(help="Best heads tested. Default: 10, or all of a list.")]
 Length = Annotated[int, typer.Option(help="Tokens of context; 0: the shortest scanned.")]
 NeedleCount = Annotated[
     int, typer.Option("--needles-tested", help="Test questions, a needle each.")
@@ -65,7 +65,7 @@ def register(app: typer.Typer, bench: typer.Typer) -> None:
 def validate(
     heads: Heads,
     model: ModelOption = "",
-    top: TopHeads = 10,
+    top: TopHeads = 0,
     ablations: Annotated[
         str, typer.Option(help="Names with commas. Default: mean,zero,resample,uniform,knockout.")
     ] = "",

@@ -69,7 +69,7 @@ def validate(
     settings = settings or ValidateSettings(**options)
     plan = make_validation(model, heads, settings)
     label = {
-        "settings": settings.as_dict(),
+        "settings": plan.settings.as_dict(),
         "prompts": plan.prompts.as_dict(),
         "heads": [str(h) for h in plan.candidates.ranking],
     }

@@ -18,6 +18,8 @@ from probes.cases import Scene, scenes
 if TYPE_CHECKING:
     from interp.backends.hf import HFModel
 
+TOP = 10
+"""Candidates of a ranking where no number is given."""
 FEW = 12
 """Needles below which bootstrap intervals are known to be too narrow (coverage below .9)."""
 N_REFERENCE = 48
@@ -41,7 +43,8 @@ class ValidateSettings:
     """Everything that decides a validation's numbers; saved with it.
 
     Attributes:
-        top: size k of the candidate set: the k best heads of the ranking.
+        top: size k of the candidate set: the k best heads of the ranking; 0: ten of a ranking by
+            score, all of a mere list.
         ablations: names of ablations; the first one is also used for curves, single heads and
             specificity.
         scope: where they act (`circuits.ablations.SCOPES`).
@@ -61,7 +64,7 @@ class ValidateSettings:
         prompts: overrides of the scan's own prompt settings (`circuits.candidates.INHERITED`).
     """
 
-    top: int = 10
+    top: int = 0
     ablations: tuple[str, ...] = ("mean", "zero", "resample", "uniform", "knockout")
     scope: str = "suffix"
     metric: str = "logprob"
@@ -174,6 +177,7 @@ def make_validation(model: "HFModel", heads: Any, settings: ValidateSettings) ->
     check_settings(settings)
     ask = Ask(settings.n_needles, settings.length, settings.depths, settings.prompts, settings.seed)
     chosen, prompts = find_candidates(model, heads, ask)
+    settings = replace(settings, top=settings.top or _size(chosen))
     if settings.top > len(chosen.ranking):
         raise ResultError(
             f"--top {settings.top} asks for more heads than the {len(chosen.ranking)} given"
@@ -184,12 +188,27 @@ def make_validation(model: "HFModel", heads: Any, settings: ValidateSettings) ->
     test = _plan(model, prompts, chosen.test, settings.n_needles, again=False)
     others = replace(prompts, seed=prompts.seed + 2)
     reference = _plan(model, others, chosen.selection, N_REFERENCE, again=True)
-    built = scenes(test.contexts, test.trials, fmt=test.fmt)
+    built = _first(scenes(test.contexts, test.trials, fmt=test.fmt), settings.n_needles)
     return ValidationPlan(
         settings, prompts, chosen, main, curve, built,
         scenes(reference.contexts, reference.trials, fmt=reference.fmt),
         (*chosen.notes, *notes, *test.warnings),
     )  # fmt: skip
+
+
+def _first(built: Sequence[Scene], n: int) -> tuple[Scene, ...]:
+    """Scenes with no more questions than that in all."""
+    out: list[Scene] = []
+    for scene in built:
+        room = n - sum(len(s.cases) for s in out)
+        if room > 0:
+            out.append(replace(scene, cases=scene.cases[:room]))
+    return tuple(out)
+
+
+def _size(chosen: Candidates) -> int:
+    """How many heads a user means who does not say."""
+    return min(TOP, len(chosen.ranking)) if chosen.scores is not None else len(chosen.ranking)
 
 
 def _plan(

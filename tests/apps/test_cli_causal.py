@@ -182,7 +182,7 @@ def test_the_real_models_heads_are_necessary(real, tmp_path):
     """L18H6 and L23H2 lead every scan of the bundled model; no scan is needed to name them."""
     out = tmp_path / "run"
     told = json.loads(good(
-        "validate", "L18H6,L23H2,L18H7,L17H3,L23H7", "--model", "smollm2-135m", "--top", "5",
+        "validate", "L18H6,L23H2,L18H7,L17H3,L23H7", "--model", "smollm2-135m",
         "--ablations", "zero", "--draws", "39", "--curve", "1", "--needles-tested", "5",
         "--length", "256", "--no-alone", "--no-specificity", "--threads", "1", "--output", out,
         "--json",

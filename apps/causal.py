@@ -132,9 +132,9 @@ def patch(
     sites: Annotated[
         str, typer.Option(help="Of resid_pre, resid_mid, resid_post, attn_out, mlp_out, z.")
     ] = "resid_pre,attn_out,mlp_out,z",
-    layers: Annotated[int, typer.Option(help="Layers patched, evenly spaced; 0: all.")] = 12,
-    confirm: Annotated[int, typer.Option(help="Heads of the screen patched exactly.")] = 20,
-    needles_tested: NeedleCount = 6,
+    layers: Annotated[int, typer.Option(help="Layers patched, evenly spaced; 0: all.")] = 8,
+    confirm: Annotated[int, typer.Option(help="Heads of the screen patched exactly.")] = 16,
+    needles_tested: NeedleCount = 4,
     length: Annotated[int, typer.Option(help="Tokens of context.")] = 128,
     depth: Annotated[float, typer.Option(help="Where the needle begins, 0 to 1.")] = 0.5,
     haystack: PromptHaystack = None,

@@ -43,7 +43,7 @@ def validation() -> str:
         rows.append([
             f"{run} ({word})", f"{e['baseline']:.2f}", f"{e['treated']:.2f}",
             f"{e['control']:.2f} ({e['control_low']:.2f} to {e['control_high']:.2f})",
-            f"{e['effect']:+.2f} ({e['low']:+.2f} to {e['high']:+.2f})", f"{e['p_holm']:.3f}",
+            f"{e['effect']:+.2f} ({e['low']:+.2f} to {e['high']:+.2f})", f"{e['p_holm']:.4f}",
             finding["verdict"],
         ])  # fmt: skip
     columns = ["ablation (claim)", "before", "after", "random sets (95 %)",

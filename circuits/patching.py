@@ -44,11 +44,11 @@ class PatchSettings:
     """
 
     sites: tuple[str, ...] = ("resid_pre", "attn_out", "mlp_out", "z")
-    layers: int = 12
-    n_needles: int = 6
+    layers: int = 8
+    n_needles: int = 4
     length: int = LENGTH
     depth: float = 0.5
-    n_confirm: int = 20
+    n_confirm: int = 16
     prompts: tuple[tuple[str, Any], ...] = ()
     seed: int = 0
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import worlds
 
+from apps.cli import main
 from circuits.validation_result import ValidationResult
 from probes.planted import build
 
@@ -37,11 +38,32 @@ def good(*args):
     return done.stdout
 
 
-def one_line_error(*args):
-    done = run(*args)
-    assert done.returncode == 1, done.stdout + done.stderr
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("mnemoscope: "), done.stderr
+@pytest.fixture
+def here(capsys, monkeypatch):
+    """Runs a command in this process, which has torch already: `(exit code, out, errors)`."""
+
+    def call(*args):
+        monkeypatch.setattr(sys, "argv", ["mnemoscope", *map(str, args), "--threads", "1"])
+        capsys.readouterr()  # what the test itself made others say
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        told = capsys.readouterr()
+        return stopped.value.code or 0, told.out, told.err
+
+    return call
+
+
+def fine(done):
+    code, out, errors = done
+    assert code == 0, out + errors
+    return out
+
+
+def one_line_error(done):
+    code, out, errors = done
+    assert code == 1, out + errors
+    lines = errors.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("mnemoscope: "), errors
     return lines[0]
 
 
@@ -56,7 +78,7 @@ def folders(tmp_path_factory):
     return base / "model", base / "scan", base
 
 
-def test_validate_writes_a_run_and_a_page_and_resume_shows_it(folders):
+def test_validate_writes_a_run_and_a_page_and_resume_shows_it(folders, here):
     model, scan, base = folders
     out = base / "validated"
     told = good("validate", scan, *FAST, "--output", out)  # the run says which folder it was
@@ -70,14 +92,14 @@ def test_validate_writes_a_run_and_a_page_and_resume_shows_it(folders):
     ):
         assert (out / name).stat().st_size > 0
     assert not (out / "parts").exists()
-    assert "already" in one_line_error("validate", scan, "--model", model, *FAST, "--output", out)
-    again = json.loads(good("validate", scan, "--model", model, "--output", out, "--resume",
-                            "--json"))  # fmt: skip
+    args = ("validate", scan, *FAST, "--output", out)
+    assert "already" in one_line_error(here(*args))
+    again = json.loads(fine(here(*args, "--resume", "--json")))
     assert len(again["findings"]) == 2
     assert "mnemoscope validate" in ValidationResult.load(out).settings["command"]
 
 
-def test_heads_come_in_any_published_form(folders):
+def test_heads_come_in_any_published_form(folders, here):
     model, _, base = folders
     head = str(build("induction_pair").truth.heads("copy")[0])
     layer, index = head[1:].split("H")
@@ -92,26 +114,27 @@ def test_heads_come_in_any_published_form(folders):
         (base / name).write_text(text)
     for ref in (*(base / n for n in forms), f"{head},L0H0"):
         out = base / f"out-{Path(str(ref)).name[:8].replace(',', '-')}"
-        told = json.loads(good("validate", ref, "--model", model, *PROMPTS, "--style", "plain",
-                               "--cue-words", "1", "--length", "101", *FAST, "--no-alone",
-                               "--needles-tested", "5", "--output", out, "--json"))  # fmt: skip
+        args = ("validate", ref, "--model", model, *PROMPTS, "--style", "plain", "--cue-words", "1",
+                "--length", "101", *FAST, "--no-alone", "--needles-tested", "5")  # fmt: skip
+        told = json.loads(fine(here(*args, "--output", out, "--json")))
         assert set(told["heads"]) == {head, "L0H0"}
 
 
-def test_patch_and_circuit_write_runs_and_pages(folders):
+def test_patch_and_circuit_write_runs_and_pages(folders, here):
     _, scan, base = folders
     small = ["--needles-tested", "2", "--length", "101"]
-    told = good("patch", scan, *small, "--layers", "2", "--confirm", "3", "--output", base / "p")
+    patching = ("--layers", "2", "--confirm", "3", "--output", base / "p")
+    told = fine(here("patch", scan, *small, *patching))
     assert "Patches of" in told and "rank agreement" in told
-    told = good("circuit", scan, *small, "--receivers", "1", "--senders", "2", "--random", "2",
-                "--output", base / "c")  # fmt: skip
+    tracing = ("--receivers", "1", "--senders", "2", "--random", "2", "--output", base / "c")
+    told = fine(here("circuit", scan, *small, *tracing))
     assert "What feeds" in told and "CPR" in told
     for name in ("p/page.html", "p/rows.parquet", "c/page.html", "c/circuit.graphml"):
         assert (base / name).stat().st_size > 0
-    shown = json.loads(good("circuit", scan, "--output", base / "c", "--resume", "--json"))
+    shown = json.loads(fine(here("circuit", scan, "--output", base / "c", "--resume", "--json")))
     assert shown["areas"]["random"]
-    assert "cannot patch q" in one_line_error("patch", scan, "--sites", "q", "--output", base / "x")
-    assert not (base / "x").exists()
+    told = one_line_error(here("patch", scan, "--sites", "q", "--output", base / "x"))
+    assert "cannot patch q" in told and not (base / "x").exists()
 
 
 @pytest.mark.real
@@ -158,22 +181,23 @@ BAD = {
 
 
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
-def test_bad_input_gets_one_line_and_nothing_is_written(folders, bad, tmp_path):
+def test_bad_input_gets_one_line_and_nothing_is_written(folders, bad, tmp_path, here):
     model, scan, _ = folders
     args, words = bad
     names = {"MODEL": model, "SCAN": scan}
     out = tmp_path / "out"
-    assert words in one_line_error("validate", *(names.get(a, a) for a in args), "--output", out)
+    args = [names.get(a, a) for a in args]
+    assert words in one_line_error(here("validate", *args, "--output", out))
     assert not out.exists()
 
 
-def test_a_run_of_another_model_is_refused(folders, tmp_path):
+def test_a_run_of_another_model_is_refused(folders, tmp_path, here):
     _, scan, _ = folders
     other = build("induction_pair", seed=1)
     other.model.save_pretrained(tmp_path / "other")
     other.tokenizer.save_pretrained(tmp_path / "other")
-    told = one_line_error("validate", scan, "--model", tmp_path / "other", "--output",
-                          tmp_path / "out")  # fmt: skip
+    args = ("--model", tmp_path / "other", "--output", tmp_path / "out")
+    told = one_line_error(here("validate", scan, *args))
     assert "load the same model" in told and not (tmp_path / "out").exists()
 
 

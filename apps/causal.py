@@ -82,6 +82,7 @@ def validate(
     needles_tested: NeedleCount = 15,
     length: Length = 0,
     generate: Annotated[bool, typer.Option(help="Also generate text.")] = False,
+    generated: Annotated[int, typer.Option(help="Random sets that text is generated for.")] = 20,
     alone: Annotated[bool, typer.Option(help="Also ablate every head alone.")] = True,
     specificity: Annotated[bool, typer.Option(help="Also measure text, facts, copies.")] = True,
     haystack: PromptHaystack = None,
@@ -108,7 +109,7 @@ def validate(
         ValidateSettings(
             top=top, scope=scope, metric=metric, n_draws=draws, curve=numbers(curve, int, "curve"),
             smallest=smallest, n_needles=needles_tested, length=length, generate=generate,
-            alone=alone, specificity=specificity, seed=seed,
+            n_generated=generated, alone=alone, specificity=specificity, seed=seed,
             prompts=_prompts(haystack, needles, style, cue_words), **wanted,
         ),
         preset,

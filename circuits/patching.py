@@ -18,7 +18,7 @@ from circuits.patch_prompts import LENGTH, Patchable, activations, patchables, r
 from circuits.patch_result import PatchResult
 from circuits.shelf import Part, Shelf, model_label
 from interp.errors import PromptError, SiteError
-from interp.sites import SITE_KINDS, Edit, Head, Site
+from interp.sites import Edit, Head, Site
 from interp.store import provenance
 from probes.spreads import CLASSES
 
@@ -101,8 +101,7 @@ def _chosen_layers(model: "HFModel", settings: PatchSettings) -> list[Site]:
     bad = [s for s in settings.sites if s not in PATCHED]
     if bad or not settings.sites:
         raise SiteError(
-            f"cannot patch {bad[0] if bad else 'nothing'}; name some of {', '.join(PATCHED)} "
-            f"(all sites: {', '.join(SITE_KINDS)})"
+            f"cannot patch {bad[0] if bad else 'nothing'}; name some of {', '.join(PATCHED)}"
         )
     if settings.n_needles < 2:
         raise PromptError("patching needs 2 questions or more for an interval")

@@ -159,11 +159,12 @@ def _check_draws(settings: ValidateSettings) -> None:
     """So many sets that the smallest p there is can pass Holm's correction."""
     forced = settings.metric in FORCED
     tests = len(settings.ablations) + forced  # outputs put back are not followed by generation
-    drawn = settings.n_draws if forced else settings.n_generated
+    drawn = settings.n_draws if forced else min(settings.n_generated, settings.n_draws)
+    name = "random sets" if forced else "random sets with generated text"
     needed = math.ceil(round(tests / settings.alpha, 6)) - 1
     if drawn < needed:
         raise PromptError(
-            f"{drawn} random sets cannot give p <= {settings.alpha:g} after Holm's correction "
+            f"{drawn} {name} cannot give p <= {settings.alpha:g} after Holm's correction "
             f"over {tests} tests; ask for {needed} or more, or for fewer ablations"
         )
 

@@ -60,7 +60,7 @@ N_HEADS = 40
 N_DRAWS = 139
 """So many that `validate` agrees to run all tests at once; a single head has 39 all the same."""
 N_TESTED = 6
-"""Questions of a validation; a planted effect is many times its spread, so that few will do."""
+"""Questions of a validation: as few as give a verdict; planted effects dwarf their spread."""
 FIRST = "first by copy score"
 PROMPTS = ("style", "cue_words", "haystack", "needles")
 """Prompt options of a scan that a validation of heads given by name is told again."""
@@ -181,13 +181,14 @@ def _settings(
     depths = tuple(options["depths"])
     if options.get("mode") == "single":
         depths = depths[len(depths) // 2 :][:1]  # one needle in a context
+    elif planted.window:
+        depths = depths[len(depths) // 2 :]  # needles that it has in sight: it answers no others
     return ValidateSettings(
         ablations=ABLATIONS,
         scope=scope,
         length=options["lengths"][0],
         depths=depths,
-        # a model with a window answers those that it has in sight alone, which is half of them
-        n_needles=N_TESTED * (2 if planted.window else 1),
+        n_needles=N_TESTED,
         n_draws=n_draws,
         curve=(),
         alone=False,

@@ -131,6 +131,8 @@ def judge(effect: Effect, *, alpha: float = 0.05, smallest: float) -> Finding:
     The rule, with signs turned so that harm (for denoising: recovery) is positive, and `smallest`
     the smallest effect of interest, in the metric's unit, chosen beforehand:
 
+    0. inconclusive where there are so few clusters that even a sign test in which all of them
+       agree could not pass `alpha` (fewer than 6 at .05): no interval is to be had from them.
     1. unsupported: the excess interval lies wholly below `smallest`, so that an effect that
        matters is excluded; where it lies wholly below 0, the sign is opposite to the claim.
     2. supported: the excess interval lies wholly above 0, the excess itself is at least
@@ -150,7 +152,11 @@ def judge(effect: Effect, *, alpha: float = 0.05, smallest: float) -> Finding:
     doubts = _doubts(effect, alpha, smallest)
     low, high = _oriented(effect)
     verdict: Verdict
-    if high < 0:
+    if 2.0 ** (1 - effect.n_clusters) > alpha:
+        needed = 1 + math.ceil(-math.log2(alpha))
+        verdict = "inconclusive"
+        why = f"{effect.n_clusters} clusters are too few for an interval, {needed} are needed"
+    elif high < 0:
         verdict, why = "unsupported", f"{_contrary(effect)}, the excess lies wholly below 0"
     elif high < smallest:
         verdict, why = "unsupported", f"an effect of {_with_unit(smallest, effect)} is excluded"

@@ -151,7 +151,9 @@ def test_bench_validate_gives_the_same_numbers(real, tmp_path):
 def test_ctrl_c_keeps_finished_parts_and_resume_goes_on(folders):
     model, scan, base = folders
     out = base / "interrupted"
-    args = ["validate", scan, "--model", model, *FAST, "--output", out]
+    # long enough that the signal does not come when all is done
+    long = ["--top", "2", "--ablations", "mean,zero,uniform,query_zero,sink", "--draws", "150"]
+    args = ["validate", scan, "--model", model, *long, "--output", out]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command(*args), cwd=ROOT, env=env, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, text=True)  # fmt: skip
@@ -207,7 +209,7 @@ def test_the_real_models_heads_are_necessary(real, tmp_path):
     out = tmp_path / "run"
     told = json.loads(good(
         "validate", "L18H6,L23H2,L18H7,L17H3,L23H7", "--model", "smollm2-135m",
-        "--ablations", "zero", "--draws", "39", "--curve", "1", "--needles-tested", "5",
+        "--ablations", "zero", "--draws", "39", "--curve", "1", "--needles-tested", "8",
         "--length", "256", "--no-alone", "--no-specificity", "--threads", "1", "--output", out,
         "--json",
     ))  # fmt: skip

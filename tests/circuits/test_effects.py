@@ -226,3 +226,18 @@ def test_random_sets_are_supported_no_oftener_than_alpha(spread, noise):
         effect = _effect(change, spread=spread, noise=noise, n_draws=39, n_each=1, seed=seed)
         supported += judge(effect, smallest=0.0).verdict == "supported"
     assert 0 < supported <= 21
+
+
+def test_a_handful_of_clusters_gives_no_verdict():
+    """Five that all agree could not pass a sign test at .05; six could."""
+    for n, verdict in ((2, "inconclusive"), (5, "inconclusive"), (6, "supported")):
+        clusters = np.array([f"n{i}" for i in range(n)])
+        baseline = np.zeros(n)
+        controls = np.random.default_rng(0).normal(0, 0.01, (99, n))
+        effect = measure_effect(
+            baseline, baseline - 1, controls, clusters=clusters, direction="ablate", unit="nats",
+            **WORDS,
+        )  # fmt: skip
+        finding = judge(effect, smallest=0.2)
+        assert finding.verdict == verdict
+        assert ("too few for an interval, 6 are needed" in finding.reason) == (n < 6)

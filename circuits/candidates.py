@@ -6,6 +6,7 @@ ranked again on one half alone.
 """
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,11 +98,20 @@ def _same_model(scan: ScanResult, model: "HFModel") -> None:
         )
 
 
+def prompt_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Prompt settings as `ScanSettings` takes them.
+
+    Raises:
+        UnknownNameError: one that is no prompt setting.
+    """
+    for name in given:
+        if name not in INHERITED:
+            raise UnknownNameError("prompt setting", name, INHERITED)
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+
+
 def _prompts(base: dict[str, Any], ask: Ask, scanned: Any) -> ScanSettings:
-    plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in base.items()}
-    unknown = [k for k in plain if k not in INHERITED]
-    if unknown:
-        raise UnknownNameError("prompt setting", unknown[0], INHERITED)
+    plain = prompt_settings(base)
     length = ask.length or (min(scanned) if scanned else 512)
     return ScanSettings(
         **plain, lengths=(length,), depths=ask.depths, n_haystacks=1, seed=ask.seed + 1

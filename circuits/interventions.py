@@ -4,7 +4,7 @@ One prefill serves all rows of a scope that ends with the question; only `everyw
 each set of heads. `materials` gathers once what the edits of a prompt are made of.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -75,14 +75,26 @@ def run_edits(
     model: "HFModel", prefix: Prefix, case: Case, n_rows: int, edits: Sequence[Edit]
 ) -> np.ndarray:
     """Forced metrics `[row, metric]` of a case run `n_rows` times, each row with its edits."""
-    out = []
+    found = row_logits(model, prefix, case.suffix, case.rows, n_rows=n_rows, edits=edits)
+    return np.stack([forced_metrics(logits, case) for logits in found])
+
+
+def row_logits(
+    model: "HFModel",
+    prefix: Prefix,
+    suffix: Sequence[int],
+    wanted: Sequence[int],
+    *,
+    n_rows: int,
+    edits: Sequence[Edit],
+) -> Iterator[Tensor]:
+    """Logits `[position, d_vocab]` of one suffix run `n_rows` times, row by row, in batches."""
     for start in range(0, n_rows, ROWS):
         rows = range(start, min(start + ROWS, n_rows))
         own = [e for e in (_shifted(e, rows) for e in edits) if e is not None]
-        suffixes, wanted = [case.suffix] * len(rows), [case.rows] * len(rows)
-        trace = model.extend(prefix, suffixes, edits=own, logits=wanted)
-        out += [forced_metrics(part, case) for part in trace.logits.split(len(case.rows))]
-    return np.stack(out)
+        n = len(rows)
+        trace = model.extend(prefix, [suffix] * n, edits=own, logits=[wanted] * n)
+        yield from trace.logits.split(len(wanted))
 
 
 def _shifted(edit: Edit, rows: range) -> Edit | None:
@@ -120,9 +132,8 @@ def run_everywhere(
 ) -> list[np.ndarray]:
     """Forced metrics `[set, metric]` of each case, ablated in context and suffix alike."""
     places = tuple(range(len(scene.context.tokens)))
-    twin = context_outputs(model, scene.twin) if how.needs == "twin" else {}
+    ahead, twin = read_context(model, scene.twin) if how.needs == "twin" else (None, {})
     whole = Material(places, context_classes(scene), means, twin)
-    ahead = model.prefill(scene.twin) if how.needs == "twin" else None
     own = [
         {} if ahead is None else suffix_outputs(model, *rebased(model, ahead, c, "suffix"))
         for c in scene.cases
@@ -158,13 +169,13 @@ def suffix_outputs(model: "HFModel", prefix: Prefix, case: Case) -> dict[int, Te
     return {layer: seen[site] for layer, site in sites.items()}
 
 
-def context_outputs(model: "HFModel", tokens: Sequence[int]) -> dict[int, Tensor]:
-    """Outputs of all heads on a whole context."""
+def read_context(model: "HFModel", tokens: Sequence[int]) -> tuple[Prefix, dict[int, Tensor]]:
+    """The prefix of a context, and the outputs of all heads on the whole of it."""
     sites = {layer: Site("z", layer) for layer in model.spec.attention_layers}
     read = SiteRead(tuple(sites.values()), (tuple(range(len(tokens))),))
-    trace = model.prefill(tokens, read=[read]).trace
-    assert trace is not None
-    return {layer: trace.sites[site] for layer, site in sites.items()}
+    prefix = model.prefill(tokens, read=[read])
+    assert prefix.trace is not None
+    return prefix, {layer: prefix.trace.sites[site] for layer, site in sites.items()}
 
 
 def reference_means(
@@ -187,11 +198,13 @@ def reference_means(
             counts[name] = counts.get(name, 0) + len(at)
 
     for scene in scenes:
-        prefix = model.prefill(scene.context.tokens)
+        if context:
+            prefix, outputs = read_context(model, scene.context.tokens)
+            add(context_classes(scene), outputs)
+        else:
+            prefix = model.prefill(scene.context.tokens)
         for case in scene.cases:
             add(case.classes, suffix_outputs(model, *rebased(model, prefix, case, "suffix")))
-        if context:
-            add(context_classes(scene), context_outputs(model, scene.context.tokens))
     if not sums:
         raise PromptError("a mean ablation needs reference prompts, and there are none")
     return {name: total / counts[name] for name, total in sums.items()}

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from circuits.candidates import INHERITED
-from circuits.interventions import FORCED, ROWS, forced_metrics
+from circuits.candidates import prompt_settings
+from circuits.interventions import FORCED, forced_metrics, row_logits
 from circuits.plan import ScanSettings, make_plan
-from interp.errors import PromptError, ResultError, UnknownNameError
+from interp.errors import PromptError, ResultError
 from interp.sites import Edit, Site
 from interp.trace import Prefix, SiteRead
 from probes.cases import scenes
@@ -60,11 +60,8 @@ def patchables(
     Raises:
         ResultError: fewer than two such questions.
     """
-    plain = {k: tuple(v) if isinstance(v, list) else v for k, v in (prompts or {}).items()}
-    unknown = [k for k in plain if k not in INHERITED]
-    if unknown:
-        raise UnknownNameError("prompt setting", unknown[0], INHERITED)
-    settings = ScanSettings(**plain, lengths=(length,), depths=(depth,), seed=seed + 11)  # type: ignore[arg-type]
+    plain = prompt_settings(prompts or {})
+    settings = ScanSettings(**plain, lengths=(length,), depths=(depth,), seed=seed + 11)
     out: list[Patchable] = []
     for spread in spreads(_one_each(model, settings, skip)):
         if len(out) == n_needles:
@@ -119,20 +116,9 @@ def run_rows(
     model: "HFModel", p: Patchable, n_rows: int, edits: Sequence[Edit], *, twin: bool = False
 ) -> np.ndarray:
     """Forced metrics `[row, metric]` of the original (or the twin) under edits of its rows."""
-    spread, out = p.spread, []
-    tokens = spread.twin if twin else spread.tokens
-    for start in range(0, n_rows, ROWS):
-        rows = range(start, min(start + ROWS, n_rows))
-        own = [
-            replace(e, rows=here)
-            for e in edits
-            if (here := tuple(r - start for r in e.rows or () if r in rows))
-        ]
-        logits = model.extend(
-            p.prefix, [tokens] * len(rows), edits=own, logits=[spread.rows] * len(rows)
-        ).logits
-        out += [forced_metrics(x, spread.case) for x in logits.split(len(spread.rows))]
-    return np.stack(out)
+    tokens = p.spread.twin if twin else p.spread.tokens
+    found = row_logits(model, p.prefix, tokens, p.spread.rows, n_rows=n_rows, edits=edits)
+    return np.stack([forced_metrics(logits, p.spread.case) for logits in found])
 
 
 def class_means(

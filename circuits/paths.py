@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from circuits.attribution import head_sites, logit_gap
-from circuits.patch_prompts import ROWS, Patchable, activations, mean_rows, run_rows
+from circuits.interventions import ROWS
+from circuits.patch_prompts import Patchable, activations, mean_rows, run_rows
 from interp.sites import Edit, Head, Site
 from interp.trace import SiteRead
 

@@ -28,8 +28,7 @@ def role_scores(
 ) -> dict[str, np.ndarray]:
     """Each role metric on each random sequence: `[sequence, layer, head]`."""
     generator = torch.Generator().manual_seed(seed)
-    special = set(getattr(model.tokenizer, "all_special_ids", None) or [])
-    ordinary = torch.tensor([i for i in range(_n_tokens(model)) if i not in special])
+    ordinary = ordinary_tokens(model)
     limit = model.spec.context_length
     n_tokens = n_tokens if limit is None else min(n_tokens, (limit - 1) // 2)
     out: dict[str, list[np.ndarray]] = {name: [] for name in ROLE_METRICS}
@@ -39,6 +38,12 @@ def role_scores(
         for name, value in _one(model, tokens[:1].tolist(), tokens[1:].tolist()).items():
             out[name].append(value)
     return {name: np.stack(values).astype(np.float32) for name, values in out.items()}
+
+
+def ordinary_tokens(model: "HFModel") -> torch.Tensor:
+    """Ids of all tokens that are not special."""
+    special = set(getattr(model.tokenizer, "all_special_ids", None) or [])
+    return torch.tensor([i for i in range(_n_tokens(model)) if i not in special])
 
 
 def _n_tokens(model: "HFModel") -> int:

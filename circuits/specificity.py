@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from circuits.ablations import Ablation, Material, edits_of
-from circuits.interventions import ROWS, Sets
+from circuits.interventions import Sets, row_logits
+from circuits.roles import ordinary_tokens
 from interp.errors import PromptError
 from interp.trace import Prefix
 from probes.format import encode
@@ -92,15 +93,9 @@ def _run(
 ) -> np.ndarray:
     n, rows = len(suffix), range(len(suffix) - len(scored), len(suffix))
     m = Material(tuple(range(n)), ("context",) * n, means)
-    ids, out = torch.tensor(scored), []
-    for start in range(0, len(sets), ROWS):
-        part = sets[start : start + ROWS]
-        trace = model.extend(
-            prefix, [suffix] * len(part), edits=edits_of(part, how, m), logits=[rows] * len(part)
-        )
-        for logits in trace.logits.split(len(scored)):
-            out.append(float(logits.log_softmax(-1).gather(-1, ids[:, None]).mean()))
-    return np.array(out)
+    edits, ids = edits_of(sets, how, m), torch.tensor(scored)
+    found = row_logits(model, prefix, suffix, rows, n_rows=len(sets), edits=edits)
+    return np.array([float(x.log_softmax(-1).gather(-1, ids[:, None]).mean()) for x in found])
 
 
 def _knows(
@@ -136,9 +131,7 @@ def _facts(model: "HFModel") -> list[Probe]:
 
 def _copies(model: "HFModel", seed: int) -> list[Probe]:
     generator = torch.Generator().manual_seed(seed)
-    special = set(getattr(model.tokenizer, "all_special_ids", None) or [])
-    known = min(len(model.tokenizer), model.spec.d_vocab)
-    ordinary = torch.tensor([i for i in range(known) if i not in special])
+    ordinary = ordinary_tokens(model)
     out = []
     for i in range(N_COPIES):
         picked = torch.randperm(len(ordinary), generator=generator)[: COPY_TOKENS + 1]

@@ -87,7 +87,7 @@ class _Bench:
         self.settings = plan.settings
         self.report = progress or (lambda *_: None)
         self.done = 0
-        jobs = 2 + len(self.settings.ablations) + self.settings.alone
+        jobs = 3 + len(self.settings.ablations) + self.settings.alone
         self.total = plan.n_cases * jobs + self.settings.specificity
         self.station = Station(
             model, plan.reference, scope=scope(self.settings.scope),
@@ -223,8 +223,7 @@ class _Bench:
         sets = tuple(NamedSet("alone", 1, i, (h,)) for i, h in enumerate(spec.heads()))
 
         def work(scene: Scene, case: Case) -> np.ndarray:
-            found = self.station.run(scene, case, [s.heads for s in sets], how=how, scope="decode")
-            return found[:, : len(self.metrics)]
+            return self.station.run(scene, case, [s.heads for s in sets], how=how, scope="decode")
 
         found = self._each("alone", cases, base, sets, work)
         out = np.full((spec.n_layers, spec.n_heads, *found.shape[1:]), np.nan)
@@ -247,6 +246,7 @@ class _Bench:
                 return Part({}, [{k: _plain(v) for k, v in row.items()} for row in found])
 
             rows += self._part("direct", scene, case, work).rows
+        self.done += self.plan.n_cases - len(kept)
         return rows
 
     def _specificity(self) -> list[dict[str, Any]]:

@@ -127,11 +127,7 @@ def with_preset(settings: ValidateSettings, preset: str) -> ValidateSettings:
     filled = {
         k: v for k, v in PRESETS[preset].items() if getattr(settings, k) == getattr(default, k)
     }
-    return ValidateSettings(**{**_fields(settings), **filled, "preset": preset})
-
-
-def _fields(settings: ValidateSettings) -> dict[str, Any]:
-    return {k: getattr(settings, k) for k in settings.__dataclass_fields__}
+    return replace(settings, preset=preset, **filled)
 
 
 def check_settings(settings: ValidateSettings) -> None:

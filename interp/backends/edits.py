@@ -50,10 +50,10 @@ class PlacedEdit:
                 f"[{'positions' if n is None else n}, {width}]"
             )
 
-    def begin(self, spans: Mapping[int, tuple[int, Span]]) -> None:
+    def begin(self, spans: Mapping[int, Span]) -> None:
         """Find the packed places, and which row of the value belongs to each.
 
-        `spans` gives segment and span of each suffix in this forward. `reach` are the queries
+        `spans` gives the span of each suffix in this forward. `reach` are the queries
         whose heads' outputs the edit can change: with keys and values, all that come after too.
         """
         self.index: list[int] = []
@@ -62,7 +62,7 @@ class PlacedEdit:
         for row in self.rows:
             if row not in spans:
                 continue
-            _, span = spans[row]
+            span = spans[row]
             whole = range(span.begin, span.begin + span.length)
             before = len(self.index)
             for i, position in enumerate(whole if self.positions is None else self.positions[row]):

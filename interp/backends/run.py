@@ -74,7 +74,7 @@ class Run:
 
     def begin(self, spans: Sequence[Span]) -> None:
         """Place edits and reads in the forward that comes."""
-        by_suffix = {span.suffix: (i, span) for i, span in enumerate(spans)}
+        by_suffix = {span.suffix: span for span in spans}
         self.by_layer: dict[int, list[PlacedEdit]] = {}
         for edit in self.edits:
             edit.begin(by_suffix)

@@ -21,7 +21,7 @@ from circuits.statistics import Clusters, cluster_interval, holm, randomisation_
 from interp.errors import ResultError, UnknownNameError
 
 Verdict = Literal["supported", "unsupported", "inconclusive"]
-Direction = Literal["ablate", "noising", "denoising"]
+Direction = Literal["ablate", "noising", "denoising", "interchange"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Effect:
     Attributes:
         name: what was changed, such as "top 10".
         ablation, scope: by what it was replaced, and at which tokens.
-        direction: what the change does: takes away (ablate, noising) or puts back (denoising).
+        direction: what the change does: takes away (ablate, noising), puts back (denoising), or
+            puts in what another prompt holds (interchange).
         metric, unit: what was measured, such as "answer's log-prob" in "nats".
         baseline, treated: before and after the change.
         control: after the same change in matched random sets, mean over the sets.
@@ -171,6 +172,8 @@ def judge(effect: Effect, *, alpha: float = 0.05, smallest: float) -> Finding:
 
 
 def _claim(effect: Effect) -> str:
+    if effect.direction == "interchange":
+        return f"a {effect.name} pointer leads to the answer ({effect.scope})"
     word, how = {
         "ablate": ("necessary", f"{effect.ablation} ablation"),
         "noising": ("necessary", f"noising by {effect.ablation}"),
@@ -231,7 +234,8 @@ def _why_not_rare(effect: Effect, alpha: float) -> str:
 
 
 def _word(effect: Effect) -> str:
-    return "recovery" if effect.direction == "denoising" else "harm"
+    words = {"denoising": "recovery", "interchange": "gain"}
+    return words.get(effect.direction, "harm")
 
 
 def _with_unit(value: float, effect: Effect) -> str:
@@ -244,7 +248,7 @@ def _with_unit(value: float, effect: Effect) -> str:
 def _sign(direction: Direction) -> int:
     if direction not in get_args(Direction):
         raise UnknownNameError("direction", direction, get_args(Direction))
-    return 1 if direction == "denoising" else -1
+    return 1 if direction in ("denoising", "interchange") else -1
 
 
 def _oriented(effect: Effect) -> tuple[float, float]:

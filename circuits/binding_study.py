@@ -29,6 +29,8 @@ COLUMNS = [
     "stage", "design", "layer", "set", "donor", "i_p", "i_l", "i_r", "i_n", "top", "said",
     "label", "mass", "p_said", "self_change",
 ]  # fmt: skip
+ARRAYS = ("logits", "unpatched", "words")
+"""Of each evaluation, in the order of the record's fields."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,20 +41,23 @@ class Records:
         rows: one row an evaluation, see `COLUMNS`.
         logits: `[case, n]` of the candidates, in the same order.
         unpatched: `[case, n]` of the same recipient question as it is.
+        words: `[case, n]` answer tokens of the candidates.
     """
 
     rows: pd.DataFrame
     logits: np.ndarray
     unpatched: np.ndarray
+    words: np.ndarray
 
     def of(self, stage: str, **equal: Any) -> "Records":
         """The records of a stage, and of a design or layer."""
         keep = (self.rows["stage"] == stage).to_numpy()
         for column, value in equal.items():
-            keep &= (self.rows[column] == value).to_numpy()
+            keep = keep & (self.rows[column] == value).to_numpy()
         return Records(
-            self.rows[keep].reset_index(drop=True), self.logits[keep], self.unpatched[keep]
-        )
+            self.rows[keep].reset_index(drop=True), self.logits[keep], self.unpatched[keep],
+            self.words[keep],
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -84,10 +89,8 @@ def measure_stage(
             part = _part(run, stage)
             shelf.write(name, part)
         tick()
-        yield Records(
-            pd.DataFrame(part.rows, columns=COLUMNS), part.values["logits"],
-            part.values["unpatched"],
-        )  # fmt: skip
+        rows = pd.DataFrame(part.rows, columns=COLUMNS)
+        yield Records(rows, *(part.values[name] for name in ARRAYS))
 
 
 def n_parts(settings: BindSettings) -> int:
@@ -99,13 +102,9 @@ def n_parts(settings: BindSettings) -> int:
 def joined(records: Sequence[Records]) -> Records:
     """All records of a study."""
     if not records:
-        empty = np.zeros((0, 0))
-        return Records(pd.DataFrame(columns=COLUMNS), empty, empty)
-    return Records(
-        pd.concat([r.rows for r in records], ignore_index=True),
-        np.concatenate([r.logits for r in records]),
-        np.concatenate([r.unpatched for r in records]),
-    )
+        return Records(pd.DataFrame(columns=COLUMNS), *(np.zeros((0, 0)) for _ in ARRAYS))
+    rows = pd.concat([r.rows for r in records], ignore_index=True)
+    return Records(rows, *(np.concatenate([getattr(r, name) for r in records]) for name in ARRAYS))
 
 
 def safe(key: str) -> str:
@@ -143,4 +142,5 @@ def _part(run: SetRun, stage: str) -> Part:
         })  # fmt: skip
     logits = np.stack([r.logits for r in run.readings])
     unpatched = np.stack([run.unpatched[c.i_n].logits for c in run.cases])
-    return Part({"logits": logits, "unpatched": unpatched}, rows)
+    words = np.tile(np.array(run.candidates), (len(rows), 1))
+    return Part({"logits": logits, "unpatched": unpatched, "words": words}, rows)

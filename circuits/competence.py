@@ -15,9 +15,8 @@ import torch
 from circuits.binding_plan import BindSettings, Study
 from circuits.interchange import Asked, ask, last_logits
 from circuits.measure import stop_tokens
-from interp.errors import PromptError
 from probes.answer_form import Answers, find_form
-from probes.binding_pairs import Sampler, too_small
+from probes.binding_pairs import Sampler
 from probes.binding_prompts import BindingPrompt, Writer, styles_of
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def make_ready(model: "HFModel", study: Study, settings: BindSettings) -> Ready:
     on the candidates), on contexts of their own; ties go to the first in the table.
 
     Raises:
-        PromptError: too few words are one token in the form that the model answers in.
+        PromptError: too few words are one token in any form of an answer.
     """
     tokenizer = model.tokenizer
     styles = styles_of(tokenizer) if settings.style == "auto" else (settings.style,)
@@ -69,9 +68,6 @@ def make_ready(model: "HFModel", study: Study, settings: BindSettings) -> Ready:
     answers = heard[best][1]
     task, target = study.task, study.question.target
     words = tuple(answers.writable(task.pools[target]))
-    if len(words) < study.n + 1:
-        error = too_small(task, target, len(words), study.n + 1)
-        raise PromptError(f"{error}; the model answers in the form '{answers.form}'")
     dropped = tuple(w for w in task.pools[target] if w not in words)
     task = replace(task, pools={**task.pools, target: words})
     study = replace(study, task=task, dropped=(*study.dropped, *dropped))
@@ -106,14 +102,18 @@ def _writer(tokenizer: Any, study: Study, style: str, settings: BindSettings) ->
 
 def _tried(model: "HFModel", writer: Writer, n: int, seed: int) -> tuple[float, Answers]:
     """Accuracy of a style by generation, and the form of its answers."""
-    right, prompts, logits = [], [], []
+    right: list[bool] = []
+    prompts: list[BindingPrompt] = []
+    logits = []
     for k in range(N_TRIED):
         asked = ask(model, _prompts(writer, n, FIRST + k, seed))
         logits.append(last_logits(model, asked))
         prompts += asked.prompts
         texts = _said(model, asked)
         right += [says(t, p.answer or "") for t, p in zip(texts, asked.prompts, strict=True)]
-    return float(np.mean(right)), find_form(model.tokenizer, prompts, torch.cat(logits))
+    words = writer.task.pools[writer.question.target]
+    form = find_form(model.tokenizer, prompts, torch.cat(logits), words=words, least=n + 1)
+    return float(np.mean(right)), form
 
 
 def _answered(model: "HFModel", ready: Ready, index: int, seed: int) -> list[dict[str, Any]]:

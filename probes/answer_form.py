@@ -62,19 +62,37 @@ class Answers:
         return out
 
 
-def find_form(tokenizer: Any, prompts: Sequence[BindingPrompt], logits: Tensor) -> Answers:
+def find_form(
+    tokenizer: Any,
+    prompts: Sequence[BindingPrompt],
+    logits: Tensor,
+    *,
+    words: Sequence[str],
+    least: int,
+) -> Answers:
     """The form with the most probability on the candidates' first tokens, mean over prompts.
 
-    `logits` `[prompt, d_vocab]` after each prompt. A word that is several tokens in a form counts
-    by its first; `Answers.writable` then says which words can be scored.
+    Args:
+        logits: `[prompt, d_vocab]` after each prompt.
+        words, least: a form in which fewer of these words are one token is not considered; how
+            much of the probability is lost by that shows in `others`.
+
+    Raises:
+        PromptError: there is no such form.
     """
     probs = logits.float().softmax(-1)
-    mass = {}
+    mass, room = {}, {}
     for name, write in FORMS.items():
         firsts = [{encode(tokenizer, write(w))[0] for w in p.candidates} for p in prompts]
-        mass[name] = float(
-            np.mean([float(row[sorted(ids)].sum()) for row, ids in zip(probs, firsts, strict=True)])
+        each = [float(row[sorted(ids)].sum()) for row, ids in zip(probs, firsts, strict=True)]
+        mass[name] = float(np.mean(each))
+        room[name] = len(Answers(name, 0.0, {}, tokenizer).writable(words))
+    able = [name for name in FORMS if room[name] >= least]
+    if not able:
+        raise PromptError(
+            f"answers cannot be scored: {max(room.values())} of {len(words)} words are one token "
+            f"as an answer, {least} are needed; use a smaller n or other words"
         )
-    best = max(FORMS, key=lambda name: mass[name])  # the first among equals
+    best = max(able, key=lambda name: mass[name])  # the first among equals
     others = {name: value for name, value in mass.items() if name != best}
     return Answers(best, mass[best], others, tokenizer)

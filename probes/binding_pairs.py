@@ -143,52 +143,58 @@ class Sampler:
     ) -> Donor:
         asked = [self.task.roles.index(r) for r in self.question.asked]
         target = self.task.roles.index(self.question.target)
-        groups: Sequence[int] = range(self.n)
-        by_query, by_target = self._moves(design, rng)
-        if design.swaps:
-            by_query, by_target, p = self._swapped(design, rng)
-            groups = [p]
-        fresh = [k for k, how in ((asked, design.query), ([target], design.target))
-                 for k in k if how == "fresh"]  # fmt: skip
-        if fresh:
-            room = min(len(spare[k]) for k in fresh)
-            if room == 0:
-                role = self.task.roles[min(fresh, key=lambda k: len(spare[k]))]
-                raise too_small(self.task, role, self.n, self.n + 1)
-            groups = sorted(rng.permutation(self.n)[:room].tolist())
+        by_query, by_target, groups = self._moves(design, rng)
         rows = [list(row) for row in matrix]
         for p in range(self.n):
             for k in asked:
                 rows[p][k] = matrix[by_query[p]][k]
             rows[p][target] = matrix[by_target[p]][target]
-        lexical: list[int | None] = [int(i) for i in by_query]
-        reflexive: list[int | None] = [int(i) for i in by_target]
+        lexical: list[int | None] = by_query.tolist()
+        reflexive: list[int | None] = by_target.tolist()
+        fresh = asked * (design.query == "fresh") + [target] * (design.target == "fresh")
+        if fresh:
+            groups = self._renewed(groups, fresh, spare, rng)
         for k in fresh:
-            words = [spare[k][i] for i in rng.permutation(len(spare[k]))]
+            words = rng.permutation(spare[k])
             for p, word in zip(groups, words, strict=False):
-                rows[p][k] = word
+                rows[p][k] = str(word)
                 (reflexive if k == target else lexical)[p] = None
-        return Donor(
-            design.name, tuple(map(tuple, rows)), tuple(groups), tuple(lexical), tuple(reflexive)
-        )
+        made = tuple(map(tuple, rows))
+        return Donor(design.name, made, groups, tuple(lexical), tuple(reflexive))
 
-    def _moves(self, design: Design, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """For each group of the donor, the recipient's group of its query entities, its target."""
-        stay = np.arange(self.n)
-        if design.swaps or (design.query, design.target) == ("same", "same"):
-            return stay, stay
+    def _renewed(
+        self, groups: Sequence[int], fresh: Sequence[int], spare: dict[int, list[str]],
+        rng: np.random.Generator,
+    ) -> tuple[int, ...]:  # fmt: skip
+        """Groups for which the pools have a new word in every role that needs one."""
+        scarce = min(fresh, key=lambda k: len(spare[k]))
+        if not spare[scarce]:
+            raise too_small(self.task, self.task.roles[scarce], self.n, self.n + 1)
+        return tuple(sorted(rng.permutation(groups)[: len(spare[scarce])].tolist()))
+
+    def _moves(
+        self, design: Design, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
+        """For each group of the donor, the recipient's group of its query entities and of its
+        target; and the groups to ask for.
+        """
+        if design.swaps:
+            return self._swapped(design, rng)
+        stay, groups = np.arange(self.n), tuple(range(self.n))
+        if (design.query, design.target) == ("same", "same"):
+            return stay, stay, groups
         if self.collisions:
             first, second = rng.permutation(self.n), rng.permutation(self.n)
         else:
             first, second = apart(self.n, rng)
         by_query = stay if design.query == "same" else first
         by_target = stay if design.target == "same" else second
-        return by_query, by_query if design.tied else by_target
+        return by_query, by_query if design.tied else by_target, groups
 
     def _swapped(
         self, design: Design, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray, int]:
-        """The published exchanges around one group p."""
+    ) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
+        """The published exchanges around one group."""
         least = 1 if design.swaps == "previous" else 0
         p = int(rng.integers(least, self.n))
         others = [i for i in range(self.n) if i not in (p, p - 1)]
@@ -201,7 +207,7 @@ class Sampler:
         if design.swaps == "previous":
             for by in (by_query, by_target):
                 by[[p - 1, rest[0]]] = by[[rest[0], p - 1]]
-        return by_query, by_target, p
+        return by_query, by_target, (p,)
 
 
 def apart(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

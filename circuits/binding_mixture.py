@@ -1,0 +1,76 @@
+"""The mixture of a study, described: fit, variants, ceiling, intervals, case level, behaviour."""
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from circuits.binding_labels import candidate_probs
+from circuits.binding_plan import BindSettings
+from circuits.binding_study import Records
+from circuits.case_level import Outcomes, locate
+from circuits.mixture import Kernel, MixtureFit, fit_mixture
+from interp.errors import ResultError
+
+KERNEL: Kernel = "discrete"
+"""Convention of the tables: what one attention head can give. The others are fitted beside it."""
+
+
+def outcomes_of(main: Records) -> Outcomes:
+    """The main design's records as the mixture takes them."""
+    rows = main.rows
+    cells = rows[["i_p", "i_l", "i_r"]].to_numpy(int)
+    return Outcomes(candidate_probs(main.logits.astype(float)), cells, rows["set"].to_numpy())
+
+
+def describe_mixture(
+    main: Records, able: dict[str, Any], settings: BindSettings, *, n: int
+) -> dict[str, Any] | None:
+    """Everything about the mixture, plain values; None where it cannot be fitted, with no guess."""
+    data = outcomes_of(main)
+    try:
+        fit = fit_mixture(data, variant="full", kernel=KERNEL)
+    except ResultError as error:
+        return {"reason": str(error)}
+    out: dict[str, Any] = {"fit": asdict(fit), "jss": fit.jss, "kernel": KERNEL}
+    out["case_level"] = _case_level(data, main, settings)
+    out["behaviour"] = behaviour(fit, able)
+    return out
+
+
+def behaviour(fit: MixtureFit, able: dict[str, Any]) -> dict[str, Any]:
+    """Does the mixture predict what the model does when nothing is patched?
+
+    Unpatched, all three pointers lead to the group asked for: the predicted probability of the
+    right answer at group i is that of the cell (i, i, i). Compared by group with the measured one
+    (among the candidates) of the preflight, whose prompts took no part in the fit. `error` is the
+    mean absolute difference, `rank` the Spearman correlation over groups (None where one of the
+    two does not vary), `flat` the error of predicting the measured mean everywhere.
+    """
+    from scipy.stats import spearmanr
+
+    cells = np.repeat(np.arange(fit.n)[:, None], 3, axis=1)
+    measured = np.array(able["answer_by_group"])
+    predicted = np.full(fit.n, np.nan)
+    known = fit.knows(cells)
+    predicted[known] = fit.predict(cells[known])[np.arange(known.sum()), np.flatnonzero(known)]
+    both = measured[known], predicted[known]
+    varies = known.sum() > 2 and all(np.ptp(v) > 1e-9 for v in both)
+    return {
+        "measured": measured.tolist(),
+        "predicted": [None if np.isnan(v) else float(v) for v in predicted],
+        "error": float(np.abs(both[0] - both[1]).mean()) if known.any() else None,
+        "flat": float(np.abs(both[0] - both[0].mean()).mean()) if known.any() else None,
+        "rank": float(spearmanr(*both).statistic) if varies else None,
+    }
+
+
+def _case_level(data: Outcomes, main: Records, settings: BindSettings) -> dict[str, Any]:
+    """Within a prompt or between prompts; by cells where they hold 2 cases, else by roles."""
+    i_n = main.rows["i_n"].to_numpy(int)
+    for pooled in ("cells", "roles"):
+        try:
+            return asdict(locate(data, i_n=i_n, pooled=pooled, seed=settings.seed))
+        except ResultError as error:
+            reason = str(error)
+    return {"verdict": "undecided", "reason": reason}

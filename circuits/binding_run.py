@@ -1,0 +1,141 @@
+"""`circuits.binding`: from a model to what can be said of how it retrieves bound entities.
+
+For every study: is the model able to do the task; entering which layer does the last token hold a
+pointer; which pointers are followed, at which position; which controls hold; how well a mixture
+predicts the answers (arXiv 2510.06182). Measured first, concluded from the records alone.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from circuits.binding_analysis import competence, conclude, hypotheses
+from circuits.binding_layer import LayerChoice, choose_layer
+from circuits.binding_plan import BindSettings, Study, plan_studies
+from circuits.binding_result import BindingResult, StudyResult
+from circuits.binding_study import CONTROL, MAIN, SWEEP, joined, measure_stage, n_parts, safe
+from circuits.competence import Ready, make_ready, preflight
+from circuits.shelf import Part, Shelf, model_label
+from interp.errors import PromptError
+from interp.store import provenance
+
+if TYPE_CHECKING:
+    from interp.backends.hf import HFModel
+
+Progress = Callable[[int, int], None]
+
+
+def binding(
+    model: "HFModel",
+    settings: BindSettings | None = None,
+    *,
+    parts: str | Path | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> BindingResult:
+    """Measure how a model retrieves bound entities.
+
+    Args:
+        settings: what to measure; `options` are fields of it (`tasks`, `n`, ...).
+        parts: a folder in which finished entity sets are kept, to go on after an interruption.
+        progress: called with finished entity sets and their number.
+
+    Raises:
+        PromptError: no study can be run: pools too small, n below 4, an unknown style.
+        UnknownNameError: an unknown task, target role or design.
+        SiteError: a layer that the model does not have.
+    """
+    settings = replace(settings or BindSettings(), **_tuples(options))
+    studies = plan_studies(model.tokenizer, settings)
+    if settings.layer > model.spec.n_layers:
+        raise PromptError(f"layer {settings.layer}: the model has 0-{model.spec.n_layers}")
+    shelf = Shelf(parts, asdict(settings) | model_label(model))
+    start = time.perf_counter()
+    counter = _Counter(len(studies) * (1 + n_parts(settings)), progress)
+    found = {s.key: _study(model, s, settings, shelf, counter) for s in studies}
+    return BindingResult(
+        asdict(settings), provenance(model, seconds=time.perf_counter() - start), found,
+        hypotheses(list(found.values())),
+    )  # fmt: skip
+
+
+class _Counter:
+    """Entity sets done; a study that ends early is counted whole."""
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self.done, self.total, self.progress = 0, total, progress
+
+    def tick(self, n: int = 1) -> None:
+        self.done += n
+        if self.progress is not None:
+            self.progress(self.done, self.total)
+
+
+def _study(
+    model: "HFModel", study: Study, settings: BindSettings, shelf: Shelf, counter: _Counter
+) -> StudyResult:
+    before = counter.done
+    ready = make_ready(model, study, settings)
+    asked = _preflight(model, ready, settings, shelf)
+    counter.tick()
+    able = competence(asked, settings.floor, seed=settings.seed)
+    records, choice = [], LayerChoice(None, None, "not looked for: the preflight was not passed")
+    if able["passed"]:
+
+        def stage(name: str, layers: Sequence[int]) -> list:
+            return list(measure_stage(
+                model, ready, settings, name, layers=layers, shelf=shelf, tick=counter.tick
+            ))  # fmt: skip
+
+        last = model.spec.n_layers
+        if settings.layer >= 0:
+            choice = LayerChoice(settings.layer, None, "given")
+        else:
+            records += stage(SWEEP, range(last + 1))
+            choice = choose_layer(joined(records))
+        if choice.layer is not None:
+            records += stage(MAIN, [choice.layer])
+            records += stage(CONTROL, [choice.layer, min(choice.layer + 1, last)])
+    counter.tick(before + 1 + n_parts(settings) - counter.done)
+    whole = joined(records)
+    return StudyResult(
+        key=study.key, task=study.task.name, target=study.question.target,
+        asked=study.question.asked, place=study.place, n=study.n, about=_about(ready),
+        preflight=asked, records=whole,
+        conclusion=conclude(asked, whole, choice, settings, n=study.n, able=able),
+    )  # fmt: skip
+
+
+def _preflight(
+    model: "HFModel", ready: Ready, settings: BindSettings, shelf: Shelf
+) -> pd.DataFrame:
+    name = f"{safe(ready.study.key)}-preflight"
+    part = shelf.read(name)
+    if part is None:
+        part = Part({}, preflight(model, ready, settings))
+        shelf.write(name, part)
+    return pd.DataFrame(part.rows)
+
+
+def _about(ready: Ready) -> dict[str, Any]:
+    answers = ready.answers
+    return {
+        "style": ready.writer.style, "question": ready.study.question.ask,
+        "complete": ready.study.question.complete, "form": answers.form, "mass": answers.mass,
+        "other_forms": answers.others, "dropped": list(ready.study.dropped),
+        "tried": {k: {"accuracy": a, "mass": m} for k, (a, m) in ready.tried.items()},
+    }  # fmt: skip
+
+
+def _tuples(options: dict[str, Any]) -> dict[str, Any]:
+    """Options as a notebook gives them: one task or one n need no tuple."""
+    out = {}
+    for name, value in options.items():
+        many = isinstance(getattr(BindSettings(), name, None), tuple)
+        alone = isinstance(value, str | int | Path)
+        out[name] = (value,) if many and alone else tuple(value) if many else value
+    return out

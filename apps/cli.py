@@ -1,4 +1,5 @@
-"""The command line: `mnemoscope scan | plan | compare | models | doctor | bench`, and `causal`.
+"""The command line: `mnemoscope scan | plan | compare | models | doctor | bench`; see also
+`apps.causal` and `apps.binding`.
 
 Parses, calls the same functions as a notebook does, prints and saves. Nothing heavy is imported
 before a command needs it, so that help and results answer at once.
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from apps import causal
+from apps import binding, causal
 from apps.console import Lines, fail, say
 from apps.options import (
     AsJson,
@@ -46,7 +47,7 @@ from interp.errors import InterruptedRunError, MnemoscopeError, PromptError, Res
 
 app = typer.Typer(
     name="mnemoscope",
-    help="Find, measure and show the heads with which a language model looks things up.",
+    help="Find, measure and show how a language model looks things up in its context.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -280,6 +281,7 @@ def bench_precision(
 
 
 causal.register(app, bench_app)
+binding.register(app, bench_app)
 
 
 def main() -> None:

@@ -46,7 +46,8 @@ def competence(asked: pd.DataFrame, floor: float, *, seed: int = 0) -> dict[str,
     accuracy = float(right.mean())
     agreement = float((asked["first"] == asked["right"]).mean())
     told = {
-        "accuracy": accuracy, "low": sure.low if sure else None, "high": sure.high if sure else None,
+        "accuracy": accuracy,
+        "low": sure.low if sure else None, "high": sure.high if sure else None,
         "chance": 1 / n, "mass": mass, "agreement": agreement, "floor": floor,
         "by_group": [float(v) for v in asked.groupby("group")["right"].mean()],
         "answer_by_group": [float(v) for v in _own_share(asked)],
@@ -102,7 +103,7 @@ def conclude(
         "shares": {name: float((main.rows["label"] == name).mean()) for name in LABELS},
         "mass": float(main.rows["mass"].mean()),
         "coverage": _coverage(main, n),
-        "mixture": describe_mixture(main, able, settings, n=n),
+        "mixture": describe_mixture(main, able, settings),
     }
     out["verdict"] = _verdict(findings, controls, out, choice)
     return out
@@ -113,7 +114,8 @@ def _coverage(main: Records, n: int) -> dict[str, Any]:
     cells = main.rows[["i_p", "i_l", "i_r"]].drop_duplicates().to_numpy(int)
     apart = np.array([len(set(cell)) == 3 for cell in cells.tolist()])
     return {
-        "cells": len(cells), "of": n**3, "apart": int(apart.sum()), "of_apart": n * (n - 1) * (n - 2),
+        "cells": len(cells), "of": n**3,
+        "apart": int(apart.sum()), "of_apart": n * (n - 1) * (n - 2),
         "evaluations": len(main),
     }  # fmt: skip
 
@@ -146,7 +148,7 @@ def _verdict(
     by_share = {f.effect.name: f.effect.treated for f in findings}
     parts = [f"{name} ({by_share[name]:.0%} of the probability)" for name in named]
     tail = f"; undecided: {', '.join(open_)}" if open_ else ""
-    kind = (found["mixture"] or {}).get("case_level", {}).get("verdict", "")
+    kind = found["mixture"].get("case_level", {}).get("verdict", "")
     how = {
         "within prompts": ", mixed within a prompt",
         "between prompts": ", one prompt following one pointer and another another",

@@ -23,10 +23,8 @@ def outcomes_of(main: Records) -> Outcomes:
     return Outcomes(candidate_probs(main.logits.astype(float)), cells, rows["set"].to_numpy())
 
 
-def describe_mixture(
-    main: Records, able: dict[str, Any], settings: BindSettings, *, n: int
-) -> dict[str, Any] | None:
-    """Everything about the mixture, plain values; None where it cannot be fitted, with no guess."""
+def describe_mixture(main: Records, able: dict[str, Any], settings: BindSettings) -> dict[str, Any]:
+    """Everything about the mixture, plain values; a reason alone where it cannot be fitted."""
     data = outcomes_of(main)
     try:
         fit = fit_mixture(data, variant="full", kernel=KERNEL)

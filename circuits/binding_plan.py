@@ -39,7 +39,10 @@ class BindSettings:
         collisions: also cells in which pointers coincide.
         floor: least accuracy, and least probability on the candidates, at which mechanisms are
             named.
-        filler, filler_kind: sentences between two groups, without or with competing entities.
+        filler, filler_kind: numbers of sentences between two groups, a study each; without or
+            with competing entities (`plain`, `competing`).
+        heads: also which heads write the pointer and which read it.
+        classics: also the older measurements of binding on the same prompts.
         bootstrap: refits of the mixture for its intervals.
     """
 
@@ -57,25 +60,32 @@ class BindSettings:
     controls: tuple[str, ...] = CONTROLS
     collisions: bool = False
     floor: float = 0.5
-    filler: int = 0
+    filler: tuple[int, ...] = (0,)
     filler_kind: str = "plain"
+    heads: bool = True
+    classics: bool = False
     bootstrap: int = 50
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Study:
-    """One task, one question, one number of groups; the task's pools are those that can be used."""
+    """One task, question, number of groups and length of filler.
+
+    The task's pools are those that can be used; `dropped` are the words left out.
+    """
 
     task: BindingTask
     question: Question
     n: int
     dropped: tuple[str, ...]
+    filler: int = 0
 
     @property
     def key(self) -> str:
         """Name of the study in tables and files."""
-        return f"{self.task.name}-{self.question.label}-n{self.n}"
+        tail = f"-f{self.filler}" if self.filler else ""
+        return f"{self.task.name}-{self.question.label}-n{self.n}{tail}"
 
     @property
     def place(self) -> str:
@@ -102,7 +112,7 @@ def plan_studies(tokenizer: Any, settings: BindSettings) -> list[Study]:
             question = task.question(target)
             for n in settings.n:
                 _check_pools(whole, task, n)
-                studies.append(Study(task, question, n, dropped))
+                studies += [Study(task, question, n, dropped, k) for k in settings.filler]
     keys = [s.key for s in studies]
     if len(set(keys)) < len(keys):
         raise PromptError("the same study is asked for twice; name every task, target and n once")
@@ -127,7 +137,7 @@ def check_settings(settings: BindSettings) -> None:
         raise UnknownNameError("kind of filler", settings.filler_kind, KINDS)
     counts = ("n_sets", "donors", "n_recipients", "n_preflight", "n_sweep")
     bad = [c for c in counts if getattr(settings, c) < 1]
-    if bad or settings.filler < 0 or not 0 <= settings.floor <= 1:
+    if bad or min(settings.filler, default=-1) < 0 or not 0 <= settings.floor <= 1:
         raise PromptError(
             f"{bad[0] if bad else 'filler or floor'} is out of range; counts are 1 or more, filler "
             "0 or more, the floor between 0 and 1"

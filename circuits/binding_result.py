@@ -26,7 +26,7 @@ class StudyResult:
 
     Attributes:
         key, task, target, asked, place, n: what was studied; `place` of the target in its group is
-            first, middle or last.
+            first, middle or last; `filler` sentences stand between two groups.
         about: style and form of the answers, styles tried, words left out.
         preflight: one row a question asked, see `circuits.competence.preflight`.
         records: every patched evaluation.
@@ -39,6 +39,7 @@ class StudyResult:
     asked: tuple[str, ...]
     place: str
     n: int
+    filler: int
     about: dict[str, Any]
     preflight: "pd.DataFrame"
     records: Records
@@ -150,7 +151,7 @@ class BindingResult:
             raise ResultError(f"{folder} is damaged ({error}); run it again") from None
 
 
-_PLAIN = ("key", "task", "target", "asked", "place", "n", "about", "conclusion")
+_PLAIN = ("key", "task", "target", "asked", "place", "n", "filler", "about", "conclusion")
 
 
 def _study(
@@ -167,7 +168,7 @@ def _study(
 def _row(s: StudyResult) -> dict[str, Any]:
     found = s.conclusion
     row = {
-        "task": s.task, "target": s.target, "place": s.place, "n": s.n,
+        "task": s.task, "target": s.target, "place": s.place, "n": s.n, "filler": s.filler,
         "accuracy": found["competence"]["accuracy"], "mass": found["competence"]["mass"],
         "layer": s.layer,
     }  # fmt: skip

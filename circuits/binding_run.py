@@ -26,7 +26,7 @@ from interp.store import provenance
 if TYPE_CHECKING:
     from interp.backends.hf import HFModel
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int, str], None]
 
 
 def binding(
@@ -42,7 +42,7 @@ def binding(
     Args:
         settings: what to measure; `options` are fields of it (`tasks`, `n`, ...).
         parts: a folder in which finished entity sets are kept, to go on after an interruption.
-        progress: called with finished entity sets and their number.
+        progress: called with finished entity sets, their number, and the study at hand.
 
     Raises:
         PromptError: no study can be run: pools too small, n below 4, an unknown style.
@@ -67,18 +67,18 @@ class _Counter:
     """Entity sets done; a study that ends early is counted whole."""
 
     def __init__(self, total: int, progress: Progress | None) -> None:
-        self.done, self.total, self.progress = 0, total, progress
+        self.done, self.total, self.progress, self.study = 0, total, progress, ""
 
     def tick(self, n: int = 1) -> None:
         self.done += n
         if self.progress is not None:
-            self.progress(self.done, self.total)
+            self.progress(self.done, self.total, self.study)
 
 
 def _study(
     model: "HFModel", study: Study, settings: BindSettings, shelf: Shelf, counter: _Counter
 ) -> StudyResult:
-    before = counter.done
+    before, counter.study = counter.done, study.key
     ready = make_ready(model, study, settings)
     asked = _preflight(model, ready, settings, shelf)
     counter.tick()
@@ -104,8 +104,8 @@ def _study(
     whole = joined(records)
     return StudyResult(
         key=study.key, task=study.task.name, target=study.question.target,
-        asked=study.question.asked, place=study.place, n=study.n, about=_about(ready),
-        preflight=asked, records=whole,
+        asked=study.question.asked, place=study.place, n=study.n, filler=study.filler,
+        about=_about(ready), preflight=asked, records=whole,
         conclusion=conclude(asked, whole, choice, settings, n=study.n, able=able),
     )  # fmt: skip
 

@@ -1,15 +1,25 @@
 """The mixture of a study, described: fit, variants, ceiling, intervals, case level, behaviour."""
 
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from circuits.binding_labels import candidate_probs
 from circuits.binding_plan import BindSettings
 from circuits.binding_study import Records
-from circuits.case_level import Outcomes, locate
+from circuits.case_level import COMPONENTS, Outcomes, locate, responsibilities
 from circuits.mixture import Kernel, MixtureFit, fit_mixture
+from circuits.mixture_table import (
+    What,
+    ablation_table,
+    fit_intervals,
+    held_out,
+    interaction,
+    mechanism_weights,
+    sampling_ceiling,
+)
 from interp.errors import ResultError
 
 KERNEL: Kernel = "discrete"
@@ -24,16 +34,50 @@ def outcomes_of(main: Records) -> Outcomes:
 
 
 def describe_mixture(main: Records, able: dict[str, Any], settings: BindSettings) -> dict[str, Any]:
-    """Everything about the mixture, plain values; a reason alone where it cannot be fitted."""
+    """Everything about the mixture, plain values.
+
+    Keys: fit (`KERNEL`, least JSD as published), jss, kernels (the same fit by convention),
+    variants, held_out, ceiling (of a fit by likelihood), intervals, interaction, weights,
+    case_level, responsibilities, behaviour. What cannot be had holds its `reason`; the whole does
+    where nothing can be fitted.
+    """
     data = outcomes_of(main)
+    seed, draws = settings.seed, settings.bootstrap
     try:
-        fit = fit_mixture(data, variant="full", kernel=KERNEL)
+        fit = fit_mixture(data, kernel=KERNEL)
+    except ResultError as error:
+        return {"reason": str(error), "case_level": _case_level(data, main, settings)}
+    likely = fit_mixture(data, kernel=KERNEL, loss="likelihood")
+    i_n = main.rows["i_n"].to_numpy(int)
+    parts: dict[str, Callable[[], Any]] = {
+        "kernels": lambda: {k: asdict(fit_mixture(data, kernel=k)) for k in get_args(Kernel)},
+        "variants": lambda: [asdict(row) for row in ablation_table(data, seed=seed, kernel=KERNEL)],
+        "held_out": lambda: {
+            what: asdict(held_out(data, what, seed=seed, kernel=KERNEL)) for what in get_args(What)
+        },
+        "ceiling": lambda: asdict(sampling_ceiling(likely, data, seed=seed)),
+        "intervals": lambda: asdict(fit_intervals(data, n_draws=draws, seed=seed, kernel=KERNEL)),
+        "interaction": lambda: asdict(interaction(data, n_draws=draws, seed=seed, kernel=KERNEL)),
+        "weights": lambda: asdict(mechanism_weights(fit)),
+        "responsibilities": lambda: _responsibilities(data, likely, i_n),
+        "behaviour": lambda: behaviour(fit, able),
+    }
+    out = {"fit": asdict(fit), "jss": fit.jss, "kernel": KERNEL}
+    out |= {name: _or_reason(part) for name, part in parts.items()}
+    return out | {"case_level": _case_level(data, main, settings)}
+
+
+def _or_reason(part: Callable[[], Any]) -> Any:
+    try:
+        return part()
     except ResultError as error:
         return {"reason": str(error)}
-    out: dict[str, Any] = {"fit": asdict(fit), "jss": fit.jss, "kernel": KERNEL}
-    out["case_level"] = _case_level(data, main, settings)
-    out["behaviour"] = behaviour(fit, able)
-    return out
+
+
+def _responsibilities(data: Outcomes, fit: MixtureFit, i_n: np.ndarray) -> dict[str, Any]:
+    found = responsibilities(data, fit, i_n=i_n)
+    rows = [[None if np.isnan(v) else float(v) for v in row] for row in found.by_position]
+    return {"components": list(COMPONENTS), "by_position": rows, "clear": found.clear}
 
 
 def behaviour(fit: MixtureFit, able: dict[str, Any]) -> dict[str, Any]:

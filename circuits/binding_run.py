@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from circuits.binding_analysis import competence, conclude, hypotheses
+from circuits.binding_heads import find_heads
 from circuits.binding_layer import LayerChoice, choose_layer
 from circuits.binding_plan import BindSettings, Study, plan_studies
 from circuits.binding_result import BindingResult, StudyResult
@@ -102,11 +103,14 @@ def _study(
             records += stage(CONTROL, [choice.layer, min(choice.layer + 1, last)])
     counter.tick(before + 1 + n_parts(settings) - counter.done)
     whole = joined(records)
+    conclusion = conclude(asked, whole, choice, settings, n=study.n, able=able)
+    if settings.heads and choice.layer is not None:
+        conclusion["heads"] = _heads(model, ready, choice.layer, settings, shelf)
     return StudyResult(
         key=study.key, task=study.task.name, target=study.question.target,
         asked=study.question.asked, place=study.place, n=study.n, filler=study.filler,
         about=_about(ready), preflight=asked, records=whole,
-        conclusion=conclude(asked, whole, choice, settings, n=study.n, able=able),
+        conclusion=conclusion,
     )  # fmt: skip
 
 
@@ -119,6 +123,17 @@ def _preflight(
         part = Part({}, preflight(model, ready, settings))
         shelf.write(name, part)
     return pd.DataFrame(part.rows)
+
+
+def _heads(
+    model: "HFModel", ready: Ready, layer: int, settings: BindSettings, shelf: Shelf
+) -> dict[str, Any]:
+    name = f"{safe(ready.study.key)}-heads"
+    part = shelf.read(name)
+    if part is None:
+        part = Part({}, [find_heads(model, ready, layer, seed=settings.seed)])
+        shelf.write(name, part)
+    return part.rows[0]
 
 
 def _about(ready: Ready) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def says(text: str, word: str) -> bool:
 
 def _writer(tokenizer: Any, study: Study, style: str, settings: BindSettings) -> Writer:
     return Writer(
-        tokenizer, study.task, study.question, style, settings.filler, settings.filler_kind
+        tokenizer, study.task, study.question, style, study.filler, settings.filler_kind
     )
 
 

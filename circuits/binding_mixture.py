@@ -57,7 +57,9 @@ def describe_mixture(main: Records, able: dict[str, Any], settings: BindSettings
         },
         "ceiling": lambda: asdict(sampling_ceiling(likely, data, seed=seed)),
         "intervals": lambda: asdict(fit_intervals(data, n_draws=draws, seed=seed, kernel=KERNEL)),
-        "interaction": lambda: asdict(interaction(data, n_draws=draws, seed=seed, kernel=KERNEL)),
+        "interaction": lambda: asdict(
+            interaction(data, n_draws=min(draws, 25), n_folds=3, seed=seed, kernel=KERNEL)
+        ),
         "weights": lambda: asdict(mechanism_weights(fit)),
         "responsibilities": lambda: _responsibilities(data, likely, i_n),
         "behaviour": lambda: behaviour(fit, able),

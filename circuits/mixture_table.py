@@ -140,17 +140,15 @@ def score(fit: MixtureFit, data: Outcomes | CellMeans, *, weights: Weights = "ce
     """
     means = cell_means(data)
     if means.n != fit.n:
-        raise ResultError(
-            f"the fit has {fit.n} groups, the data {means.n}; carry it over by "
-            f"transferred(fit, {means.n})"
-        )
+        remedy = f"carry it over by transferred(fit, {means.n})"
+        raise ResultError(f"the fit has {fit.n} groups, the data {means.n}; {remedy}")
     return float(1 - means.shares(weights) @ jsd(means.mean, fit.predict(means.cells)))
 
 
 def ablation_table(
     data: Outcomes | CellMeans, *, n_folds: int = N_FOLDS, seed: int = 0, **how: Unpack[How]
 ) -> tuple[AblationRow, ...]:
-    """Every row of the published table; cells are held out in random folds, see below.
+    """Every row of the published table; for what is held out see `held_out`.
 
     Raises:
         ResultError: fewer cells than folds, or cells that do not tell mechanisms apart.
@@ -176,9 +174,9 @@ def held_out(
 ) -> HeldOut:
     """Cells in random folds, or all cells of one i_P at a time, predicted by a fit to the others.
 
-    Cells: every index occurs in training, so this is interpolation, as in the published split.
-    Positions: the width's curve predicts those between others, of four or more that occur; the
-    ends would be extrapolated. What the others lack, such as a gate, is not scored.
+    Cells interpolate, as in the published split: every index occurs in training. Positions, those
+    between others of four or more, are predicted by the width's curve. What the others lack, such
+    as a gate, is not scored.
 
     Raises:
         ResultError: fewer cells than folds, or fewer than 2 folds.

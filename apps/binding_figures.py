@@ -129,12 +129,9 @@ def sweep(result: "BindingResult", study: "StudyResult") -> go.Figure:
         raise not_measured("no layers were swept" if study.layer is None else "the layer was given")
     fig = go.Figure()
     chosen, over = (study.conclusion["layer"][k] for k in ("layer", "takeover"))
-    for layer, words, colour in (
-        (chosen, "layer used", parts.MARK),
-        (over, "take-over", "#E69F00"),
-    ):
+    for layer, words, colour in ((chosen, "used", parts.MARK), (over, "taken over", "#E69F00")):
         if layer is not None:
-            mark = Mark(f"{words}: {layer}", colour, "line-ns", "|")
+            mark = Mark(f"layer {layer}: {words}", colour, "line-ns", "|")
             ends = ([layer, layer], [0, 1], mark, [mark.words] * 2)
             fig.add_trace(marks(*ends, dash="solid", size=1))
     for name in [n for n in LABELS if n != "copied" and table[n].max() > 0]:

@@ -27,7 +27,7 @@ from apps.options import (
     numbers,
     run_folder,
 )  # fmt: skip
-from interp.errors import ResultError
+from interp.errors import ResultError, UnknownNameError
 
 Heads = Annotated[
     str,
@@ -220,6 +220,7 @@ def circuit(
 
 def calibrate(
     models: Annotated[str, typer.Option(help="Names with commas; default: all of them.")] = "",
+    only: Annotated[str, typer.Option(help="heads or binding; default: both.")] = "",
     seeds: Annotated[int, typer.Option(help="Models of each kind.")] = 3,
     output: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/calibration"),
     resume: Resume = False,
@@ -229,20 +230,41 @@ def calibrate(
     """Run every detector and causal test on models whose circuit is known."""
     import torch
 
+    from probes.planted import PLANTED
+    from probes.planted_binding import PLANTED_BINDING
+
+    suites = {
+        "heads": (PLANTED, _calibrate_heads),
+        "binding": (PLANTED_BINDING, _calibrate_binding),
+    }
+    if only and only not in suites:
+        raise UnknownNameError("suite", only, suites)
+    wanted = names(models)
+    known = {s: [m for m in wanted if m in table] for s, (table, _) in suites.items()}
+    for name in wanted:
+        if not any(name in found for found in known.values()):
+            raise UnknownNameError("planted model", name, [*PLANTED, *PLANTED_BINDING])
+    torch.set_num_threads(threads or 1)
+    for suite, (table, run) in suites.items():
+        if (only or suite) == suite and (known[suite] or not wanted):
+            run(output, known[suite] or list(table), seeds, resume, as_json)
+
+
+def _calibrate_heads(
+    output: Path, models: list[str], seeds: int, resume: bool, as_json: bool
+) -> None:
     from apps import calibration_view as view
     from apps.html_parts import write_whole
     from circuits.calibration import calibrate as run
     from circuits.calibration_result import CalibrationResult
 
     folder = run_folder(output, "calibration", resume=resume)
-    torch.set_num_threads(threads or 1)
     lines = Lines(quiet=as_json)
     if (folder / "result.json").exists():
         result = CalibrationResult.load(folder)
     else:
-        chosen: dict[str, Any] = {"models": names(models)} if models else {}
         with lines.progress("models") as report:
-            result = run(seeds=seeds, folder=folder / "parts", progress=report, **chosen)
+            result = run(models=models, seeds=seeds, folder=folder / "parts", progress=report)
         result.settings["command"] = command_line("calibrate")
         result.save(folder)
     page = write_whole(folder / "page.html", view.page(result))
@@ -252,6 +274,31 @@ def calibrate(
     else:
         view.print_tables(result)
     lines.say(f"run folder: {folder.resolve()}\npage: {page.resolve()}")
+
+
+def _calibrate_binding(
+    output: Path, models: list[str], seeds: int, resume: bool, as_json: bool
+) -> None:
+    from apps.binding_calibration_view import markdown, print_rows
+    from circuits.binding_calibration import BindingCalibration, calibrate_binding
+
+    folder = run_folder(output.with_name(f"{output.name}-binding"), "", resume=resume)
+    lines = Lines(quiet=as_json)
+    if (folder / "result.json").exists():
+        result = BindingCalibration.load(folder)
+    else:
+        with lines.progress("binding models") as report:
+            result = calibrate_binding(
+                models=models, seeds=seeds, folder=folder / "parts", progress=report
+            )
+        result.settings["command"] = command_line("calibrate")
+        result.save(folder)
+    if as_json:
+        told = {"command": result.settings.get("command", ""), "markdown": markdown(result)}
+        say(json.dumps(told | result.summary(), allow_nan=False))
+    else:
+        print_rows(result)
+    lines.say(f"run folder: {folder.resolve()}")
 
 
 def bench_validate(

@@ -30,7 +30,7 @@ def _rows(result: "BindingCalibration") -> list[list[str]]:
         first = part.iloc[0]
         said = [n or "abstained" for n in part["named"]]
         told = "; ".join(f"{s} ({said.count(s)})" for s in dict.fromkeys(said))
-        placed = [w for w in part["where"] if w]
+        placed = list(part["where"].dropna())
         out.append([
             f"`{name}`", first["mechanisms"] or "none: abstain", told,
             f"{int(part['right'].sum())}/{len(part)}", ", ".join(dict.fromkeys(placed)) or "-",

@@ -163,6 +163,7 @@ def competence(result: "BindingResult", study: "StudyResult") -> go.Figure:
     """Whether the model does the task, by position; what the mixture predicts of it."""
     able = study.conclusion["competence"]
     told, why = fits.part_or_reason(study, "behaviour")
+    why = "nothing was patched" if study.layer is None else why
     titles = ["answered rightly", "probability of the right answer among the candidates"]
     n_rows = 1 if told is None else 2
     fig = make_subplots(

@@ -31,6 +31,10 @@ for (const study of document.querySelectorAll("details")) study.addEventListener
   for (const folded of study.querySelectorAll("template"))
     folded.replaceWith(document.importNode(folded.content, true));
 });
+addEventListener("hashchange", () => {
+  const study = document.getElementById(location.hash.slice(1));
+  if (study) study.open = true;
+});
 </script>"""
 CAPTIONS = {
     "targets": "A word that comes first in its group can be read by those behind it, the last one "
@@ -87,7 +91,7 @@ def page(result: "BindingResult") -> str:
         LOOK, f"<script>{get_plotlyjs()}</script>",
         *h.head(answer(result), ()), _verdicts(studies),
         "<h2>Studies</h2>", h.table(COLUMNS, overview(result)), *_hypotheses(result),
-        *(part for i, s in enumerate(studies, start=1) for part in _study(result, s, i)),
+        "<h2>Study by study</h2>", *(part for i, s in enumerate(studies, start=1) for part in _study(result, s, i)),
         *h.made_by(result.settings, result.provenance), UNFOLD,
     ]  # fmt: skip
     return h.document(f"Binding in {result.provenance.model}", body)
@@ -199,7 +203,7 @@ def _checks(study: "StudyResult") -> Iterator[str]:
     cells, words = found["coverage"], found["words"]
     yield h.pairs({
         "evaluations": cells["evaluations"],
-        "cells (i_P, i_L, i_R) measured": f"{cells['cells']} of {cells['of']}, "
+        "cells measured": f"{cells['cells']} of {cells['of']}, "
         f"{cells['apart']} of {cells['of_apart']} in which the three differ",
         "probability on the candidates": _two(found["mass"]),
         "change by a question's own vector, logits": f"{found['self_change']:.2g}",
@@ -267,10 +271,10 @@ def _ceilings(study: "StudyResult") -> list[Any]:
 
 
 def _variants(study: "StudyResult", most: list[Any]) -> Iterator[str]:
-    table, reason = part_or_reason(study, "variants")
-    if table is None:
-        yield h.note(h.sentence(reason))
+    table, _ = part_or_reason(study, "variants")
+    if table is None:  # the figure has said why
         return
+    yield f"<p>Similarity of every variant of the mixture, kernel {study.conclusion['mixture']['kernel']}:</p>"
     columns = ["variant", "cells fitted", "cells held out", "positions held out",
                "ceiling, matched", "ceiling, one-hot", "converged"]  # fmt: skip
     yield h.table(columns, [

@@ -233,7 +233,7 @@ def calibrate(
     from probes.planted import PLANTED
     from probes.planted_binding import PLANTED_BINDING
 
-    suites = {
+    suites: dict[str, tuple[Any, Any]] = {
         "heads": (PLANTED, _calibrate_heads),
         "binding": (PLANTED_BINDING, _calibrate_binding),
     }

@@ -73,7 +73,6 @@ def _own_share(asked: pd.DataFrame) -> pd.Series:
 
 
 def conclude(
-    asked: pd.DataFrame,
     records: Records,
     choice: LayerChoice,
     settings: BindSettings,

@@ -103,7 +103,7 @@ def _study(
             records += stage(CONTROL, [choice.layer, min(choice.layer + 1, last)])
     counter.tick(before + 1 + n_parts(settings) - counter.done)
     whole = joined(records)
-    conclusion = conclude(asked, whole, choice, settings, n=study.n, able=able)
+    conclusion = conclude(whole, choice, settings, n=study.n, able=able)
     if settings.heads and choice.layer is not None:
         conclusion["heads"] = _heads(model, ready, choice.layer, settings, shelf)
     return StudyResult(

@@ -95,9 +95,7 @@ def says(text: str, word: str) -> bool:
 
 
 def _writer(tokenizer: Any, study: Study, style: str, settings: BindSettings) -> Writer:
-    return Writer(
-        tokenizer, study.task, study.question, style, study.filler, settings.filler_kind
-    )
+    return Writer(tokenizer, study.task, study.question, style, study.filler, settings.filler_kind)
 
 
 def _tried(model: "HFModel", writer: Writer, n: int, seed: int) -> tuple[float, Answers]:

@@ -207,7 +207,8 @@ def _search(
         return sum(v for v, _ in found), np.sum([slope for _, slope in found], axis=0)
 
     def run(theta: np.ndarray, loss: Loss, steps: int) -> Any:
-        options = {"maxiter": steps, "gtol": 1e-8}
+        # a gate counts in one of n cells, so that the loss is about as flat as this
+        options = {"maxiter": steps, "gtol": 1e-8, "hess_inv0": 60 * formula.n * np.eye(len(theta))}
         # not L-BFGS-B: its tiny LAPACK calls start threads, ten times slower on a busy machine
         how: Any = {"args": (loss,), "jac": True, "method": "BFGS", "options": options}
         done = minimize(objective, theta, **how)

@@ -86,7 +86,7 @@ def positions(result: "BindingResult", study: "StudyResult") -> go.Figure:
     )  # fmt: skip
     fits.group_axis(fig, study.n, "")
     fits.group_axis(fig, study.n, ASKED, row=2, col=1)
-    fig.update_yaxes(title="share of evaluations", range=[-0.01, 1.01], zeroline=False)
+    fig.update_yaxes(title="share of evaluations", range=[-0.03, 1.03], zeroline=False)
     return fig.update_layout(hovermode="x unified")
 
 
@@ -148,7 +148,7 @@ def sweep(result: "BindingResult", study: "StudyResult") -> go.Figure:
         f"{table['n_absent'].max()} where the donor's answer is absent", height=360,
     )  # fmt: skip
     fig.update_xaxes(title="layer that the exchanged vector enters", zeroline=False)
-    return fig.update_yaxes(title="share of evaluations", range=[-0.02, 1.02], zeroline=False)
+    return fig.update_yaxes(title="share of evaluations", range=[-0.03, 1.03], zeroline=False)
 
 
 def _by_layer(table: "pd.DataFrame", name: str, dash: str, mark: Mark) -> go.Scatter:
@@ -347,8 +347,8 @@ def targets(result: "BindingResult", study: "StudyResult") -> go.Figure:  # noqa
     holds = sum(h["verdict"] == "supported" for h in tested.values())
     left = len(result.studies) - sum(heights)
     titled(
-        fig, f"{result.provenance.model}, {len(result.studies)} studies",
-        f"causal attention foretells the pointer in {holds} of {len(tested)} studies tested",
+        fig, f"{result.provenance.model}, all studies: {len(result.studies)}",
+        f"causal attention foretells the pointer in {holds} of {len(tested)} tested",
         f"share of evaluations; whiskers: {fits.SURE}",
         f"{left} without a layer of pointers left out" if left else "",
         height=56 * sum(heights) + 60 * len(heights), panels=True,

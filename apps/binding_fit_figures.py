@@ -62,27 +62,16 @@ def measured(study: "StudyResult") -> "StudyResult":
     return study
 
 
-def mixture_of(study: "StudyResult") -> dict[str, Any]:
-    """What was fitted.
-
-    Raises:
-        ResultError: nothing was; with the reason.
-    """
-    found: dict[str, Any] = measured(study).conclusion.get("mixture") or {}
-    if "fit" not in found:
-        raise not_measured(found.get("reason", "the mixture was not fitted"))
-    return found
-
-
 def part_of(study: "StudyResult", name: str) -> Any:
     """A part of the mixture's description, such as `ceiling`.
 
     Raises:
         ResultError: it holds a reason instead, or nothing.
     """
-    found = mixture_of(study).get(name)
+    mixture: dict[str, Any] = measured(study).conclusion.get("mixture") or {}
+    found = mixture.get(name)
     if not found:
-        raise not_measured(f"this run has no {name.replace('_', ' ')}")
+        raise not_measured(mixture.get("reason") or f"this run has no {name.replace('_', ' ')}")
     if isinstance(found, str):
         raise not_measured(found)
     if isinstance(found, dict) and set(found) <= {"reason", "verdict"}:
@@ -133,7 +122,7 @@ def titled(
     """Title: what was studied and, on lines of its own, the finding; legend below the figure."""
     title = "<br>".join(wrapped(words, width=LINE) for words in (of, finding))
     text = wrapped("; ".join(words for words in below if words), width=90)
-    top = 82 + 24 * title.count("<br>") + 17 * text.count("<br>") + (26 if panels else 0)
+    top = 82 + 27 * title.count("<br>") + 17 * text.count("<br>") + (26 if panels else 0)
     bottom = 118
     parts.frame(fig, title, text, top=top, bottom=bottom)
     legend = {"orientation": "h", "xref": "container", "yref": "container", "x": 0.01, "y": 0,
@@ -198,7 +187,7 @@ def _ends(sure: dict[tuple[str, int | None], Any], name: str, n: int) -> tuple[n
 
 def width(result: "BindingResult", study: "StudyResult") -> go.Figure:
     """How far the positional pointer spreads around i_P, by group, with its interval."""
-    fit = MixtureFit(**mixture_of(study)["fit"])
+    fit = MixtureFit(**part_of(study, "fit"))
     if fit.w_pos is None:
         raise not_measured(f"the variant {fit.variant} has no width")
     sure, why = intervals_of(study)
@@ -227,7 +216,7 @@ def width(result: "BindingResult", study: "StudyResult") -> go.Figure:
 
 def weights(result: "BindingResult", study: "StudyResult") -> go.Figure:
     """What each mechanism adds to the logit of the group that it points to, by group."""
-    fit = MixtureFit(**mixture_of(study)["fit"])
+    fit = MixtureFit(**part_of(study, "fit"))
     table, _ = part_or_reason(study, "weights")
     table = vars(mechanism_weights(fit)) if table is None else table
     sure, why = intervals_of(study)
@@ -280,8 +269,9 @@ def variants(result: "BindingResult", study: "StudyResult") -> go.Figure:
         fig.add_trace(_similarities(table, column, shift))
     titled(
         fig, full_name(result, study), _variant_words(table, ceiling),
-        "1 - Jensen-Shannon divergence in bits; 1: equal", why or "ceiling: what the fit itself "
-        "reaches on as many cases, mean and 95 % of simulations", height=40 * len(table) + 30,
+        "1 - Jensen-Shannon divergence in bits; 1: equal",
+        why or "ceiling: what the mixture itself reaches on as many cases, 95 % of simulations",
+        height=40 * len(table) + 30,
     )  # fmt: skip
     rows_axis(fig, [wrapped(row["variant"]) for row in table])
     seen = [v for trace in fig.data for v in trace.x if not np.isnan(v)]

@@ -6,7 +6,6 @@ section whose part of the conclusion is absent is left out, one that holds a rea
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from apps import html_parts as h
@@ -44,8 +43,8 @@ CAPTIONS = {
     "fitted to patched runs, foretells the probability of the right answer where nothing is "
     "patched.",
     "positions": "What the model answered when the last token's vector came from a question about "
-    "this group of another context. A positional pointer that is sure at both ends of the list and "
-    "vague between makes the shape of a U.",
+    "this group of another context. A pointer to positions that is vague between the ends of the "
+    "list makes the shape of a U.",
     "sweep": "Where the vector begins to decide the answer, and from which layer on it holds the "
     "answer itself: there the donor's word is said even if the recipient does not hold it.",
     "pointers": "A mechanism counts as followed only where its group lies clear of the grey band: "
@@ -61,25 +60,21 @@ CAPTIONS = {
     "The entropies tell whether single prompts hold it.",
 }
 COLUMNS = ["task", "target", "n", "accuracy", "layer", "positional", "lexical", "reflexive",
-           "similarity / ceiling", "named"]  # fmt: skip
+           "JSS / ceiling", "named"]  # fmt: skip
+
+JSS = (
+    "JSS: Jensen-Shannon similarity of the mixture to the answers, and what the mixture itself "
+    "would reach on as many cases"
+)
 
 
 class Section(NamedTuple):
-    """A part of a study: shown where the conclusion has its key; figures, then tables."""
+    """A part of a study: figures, then tables; shown where conclusion or mixture have its key."""
 
     title: str
     key: str
     figures: tuple[str, ...] = ()
     tables: Callable[["StudyResult"], Iterable[str]] = lambda _: ()
-
-
-def write_page(result: "BindingResult", path: str | Path) -> Path:
-    """Write the page, whole or not at all, and return where it is.
-
-    Raises:
-        ResultError: the file cannot be written.
-    """
-    return h.write_whole(path, page(result))
 
 
 def page(result: "BindingResult") -> str:
@@ -90,24 +85,26 @@ def page(result: "BindingResult") -> str:
     body = [
         LOOK, f"<script>{get_plotlyjs()}</script>",
         *h.head(answer(result), ()), _verdicts(studies),
-        "<h2>Studies</h2>", h.table(COLUMNS, overview(result)), *_hypotheses(result),
-        "<h2>Study by study</h2>", *(part for i, s in enumerate(studies, start=1) for part in _study(result, s, i)),
+        "<h2>Studies</h2>", h.table(COLUMNS, overview(result)), f"<p>{JSS}.</p>",
+        *_hypotheses(result),
+        "<h2>Study by study</h2>",
+        *(part for i, s in enumerate(studies, start=1) for part in _study(result, s, i)),
         *h.made_by(result.settings, result.provenance), UNFOLD,
     ]  # fmt: skip
     return h.document(f"Binding in {result.provenance.model}", body)
 
 
 def answer(result: "BindingResult") -> str:
-    """How many studies name a mechanism, and which ones."""
-    named: dict[str, int] = {}
-    for s in result.studies.values():
-        for name in s.conclusion["verdict"]["named"]:
-            named[name] = named.get(name, 0) + 1
-    some = sum(bool(s.conclusion["verdict"]["named"]) for s in result.studies.values())
-    told = ", ".join(f"{name} in {named[name]}" for name in POINTERS if name in named)
+    """How many studies name a mechanism, and which ones; the verdict of a single study."""
+    verdicts = [s.conclusion["verdict"] for s in result.studies.values()]
+    asked = f"How does {result.provenance.model} retrieve bound entities?"
+    if len(verdicts) == 1:
+        return f"{asked} {verdicts[0]['sentence']}"
+    times = {name: sum(name in v["named"] for v in verdicts) for name in POINTERS}
+    told = ", ".join(f"{name} in {k}" for name, k in times.items() if k)
+    some = sum(bool(v["named"]) for v in verdicts)
     return (
-        f"How does {result.provenance.model} retrieve bound entities? {some} of "
-        f"{len(result.studies)} studies name a mechanism{': ' + told if told else ''}."
+        f"{asked} {some} of {len(verdicts)} studies name a mechanism{': ' + told if told else ''}."
     )
 
 
@@ -130,11 +127,12 @@ def _overview_row(s: "StudyResult", row: dict[Any, Any]) -> list[str]:
 
 
 def _verdicts(studies: list["StudyResult"]) -> str:
+    """A list with links; none for a single study, whose verdict is the answer."""
     items = (
         f'<li><a href="#study-{i}">{h.safe(study_name(s))}</a>: {h.safe(s.verdict)}</li>'
         for i, s in enumerate(studies, start=1)
     )
-    return f"<ul>{''.join(items)}</ul>"
+    return f"<ul>{''.join(items)}</ul>" if len(studies) > 1 else ""
 
 
 # -- figures and sections ---------------------------------------------------------------------
@@ -146,18 +144,16 @@ def _study(result: "BindingResult", study: "StudyResult", i: int) -> Iterator[st
     yield f'<details id="study-{i}"{"" if folded else " open"}>'
     yield f"<summary>{h.safe(study_name(study))}</summary>"
     yield from h.head(study.verdict, study.conclusion["verdict"]["notes"])
-    fit, why = part_or_reason(study, "fit")
-    held = study.conclusion | {"mixture": fit}
-    for section in SECTIONS:
-        if not held.get(section.key):
-            continue
+    mixture = study.conclusion.get("mixture") or {}
+    held = {k for found in (study.conclusion, mixture) for k, v in found.items() if v}
+    for section in [s for s in SECTIONS if s.key in held]:
         yield f"<h3>{section.title}</h3>"
         for kind in section.figures:
             picture = _figure(result, study, kind, f"figure-{kind}-{i}")
             yield f"<template>{picture}</template>" if folded else picture
         yield from section.tables(study)
-    if fit is None and study.layer is not None:
-        yield h.note(h.sentence(f"the mixture's {why}"))
+    if "reason" in mixture:
+        yield h.note(h.sentence(f"no mixture was fitted: {mixture['reason']}"))
     yield "</details>"
 
 
@@ -193,7 +189,7 @@ def _hypotheses(result: "BindingResult") -> Iterator[str]:
 
 def _prompting(study: "StudyResult") -> Iterator[str]:
     about = study.about
-    shown = {k: about[k] for k in ("style", "question", "complete", "form", "mass") if k in about}
+    shown = {k: about[k] for k in ("style", "question", "complete", "form") if k in about}
     yield h.pairs(shown | {"words left out, not one token": about.get("dropped", ())})
 
 
@@ -274,7 +270,8 @@ def _variants(study: "StudyResult", most: list[Any]) -> Iterator[str]:
     table, _ = part_or_reason(study, "variants")
     if table is None:  # the figure has said why
         return
-    yield f"<p>Similarity of every variant of the mixture, kernel {study.conclusion['mixture']['kernel']}:</p>"
+    kernel = h.safe(part_of(study, "fit")["kernel"])
+    yield f"<p>Similarity of every variant, kernel {kernel}:</p>"
     columns = ["variant", "cells fitted", "cells held out", "positions held out",
                "ceiling, matched", "ceiling, one-hot", "converged"]  # fmt: skip
     yield h.table(columns, [
@@ -315,8 +312,8 @@ SECTIONS = (
     Section("Layer by layer", "layer", ("sweep",)),
     Section("Pointers beside fake pointers", "findings", ("pointers",), _findings),
     Section("Controls", "controls", ("controls",), _controls),
-    Section("The mixture", "mixture", ("width", "weights", "variants"), _fit),
-    Section("One prompt or many?", "mixture", ("cases",)),
-    Section("Does the mixture foretell what the model does unpatched?", "mixture", (), _behaviour),
+    Section("The mixture", "fit", ("width", "weights", "variants"), _fit),
+    Section("One prompt or many?", "case_level", ("cases",)),
+    Section("Does the mixture foretell unpatched answers?", "behaviour", (), _behaviour),
 )
 """In the order of the page; one more measurement is one more row."""

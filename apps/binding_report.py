@@ -18,10 +18,11 @@ def finish(result: "BindingResult", folder: Path, lines: Lines, *, as_json: bool
     Raises:
         ResultError: nothing can be written.
     """
-    from apps.binding_page import write_page
+    from apps.binding_page import page as html
+    from apps.html_parts import write_whole
 
     result.save(folder)
-    page = write_page(result, folder / PAGE)
+    page = write_whole(folder / PAGE, html(result))
     if as_json:
         say(json.dumps(summary(result, folder), allow_nan=False))
     else:
@@ -51,14 +52,13 @@ def summary(result: "BindingResult", folder: Path) -> dict[str, Any]:
 
 def markdown(result: "BindingResult") -> str:
     """The table of studies for a README, and what it is from."""
-    from apps.binding_page import COLUMNS, overview
+    from apps.binding_page import COLUMNS, JSS, overview
 
     made, versions = result.provenance, result.provenance.versions
     command = result.settings.get("command", "")
     used = ", ".join(f"{k} {versions[k]}" for k in ("torch", "transformers") if k in versions)
     facts = (
-        f"{made.model}; shares of patched evaluations; similarity of the mixture to the answers, "
-        "and what the mixture itself would reach on as many cases",
+        f"{made.model}; shares of patched evaluations; {JSS}",
         f"`{command}`" if command else "",
         ", ".join(w for w in (result.settings.get("machine", made.device), used) if w),
         made.created[:10],
@@ -77,8 +77,12 @@ def _ceiling(study: Any) -> float | None:
 def _print(result: "BindingResult", lines: Lines) -> None:
     from apps.binding_fit_figures import study_name
     from apps.binding_page import COLUMNS, answer, overview
+    from circuits.binding_labels import POINTERS
 
-    print_table(f"Binding in {result.provenance.model}", COLUMNS, overview(result))
+    narrow = [name[0].upper() if name in POINTERS else name for name in COLUMNS]
+    rows = [[*row[:-1], row[-1].replace(", ", "\n")] for row in overview(result)]
+    print_table(f"Binding in {result.provenance.model}", narrow, rows)
+    lines.say("P, L, R: shares of positional, lexical and reflexive answers")
     lines.say(answer(result))
     for study in result.studies.values():
         lines.say(f"{study_name(study)}: {study.verdict}")

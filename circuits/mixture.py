@@ -208,7 +208,7 @@ def _search(
 
     def run(theta: np.ndarray, loss: Loss, steps: int) -> Any:
         # a gate counts in one of n cells, so that the loss is about as flat as this
-        options = {"maxiter": steps, "gtol": 1e-8, "hess_inv0": 60 * formula.n * np.eye(len(theta))}
+        options = {"maxiter": steps, "gtol": 1e-8, "hess_inv0": 20 * formula.n * np.eye(len(theta))}
         # not L-BFGS-B: its tiny LAPACK calls start threads, ten times slower on a busy machine
         how: Any = {"args": (loss,), "jac": True, "method": "BFGS", "options": options}
         done = minimize(objective, theta, **how)

@@ -145,7 +145,7 @@ def _study(result: "BindingResult", study: "StudyResult", i: int) -> Iterator[st
     yield f"<summary>{h.safe(study_name(study))}</summary>"
     yield from h.head(study.verdict, study.conclusion["verdict"]["notes"])
     mixture = study.conclusion.get("mixture") or {}
-    held = {k for found in (study.conclusion, mixture) for k, v in found.items() if v}
+    held = {k for found in (study.conclusion, mixture) for k, v in found.items() if v is not None}
     for section in [s for s in SECTIONS if s.key in held]:
         yield f"<h3>{section.title}</h3>"
         for kind in section.figures:
@@ -218,17 +218,20 @@ def _findings(study: "StudyResult") -> Iterator[str]:
             h.Numeral(signed(e["excess"])), between(e["excess_low"], e["excess_high"]),
             h.Numeral(p_words(e["p_holm"])), f"{e['n_trials']}/{e['n_clusters']}", f["reason"],
         ])  # fmt: skip
-    yield h.table(columns, rows)
+    if rows:
+        yield h.table(columns, rows)
 
 
 def _controls(study: "StudyResult") -> Iterator[str]:
     words = {True: "holds", False: "fails", None: "–"}
     columns = ["design", "layer", "expected", "share", "95 % interval", "n", "outcome"]
-    yield h.table(columns, [
+    rows = [
         [c["design"], h.Numeral(c["layer"]), c["expected"], float(c["hit"]),
          between(number(c["low"]), number(c["high"])), h.Numeral(c["n"]), words[c["passed"]]]
         for c in study.conclusion["controls"]
-    ])  # fmt: skip
+    ]  # fmt: skip
+    if rows:
+        yield h.table(columns, rows)
 
 
 # -- the mixture ------------------------------------------------------------------------------
@@ -243,9 +246,18 @@ def _fit(study: "StudyResult") -> Iterator[str]:
     fits = [f for f in (kernels or {fit["kernel"]: fit}).values() if "w_pos" in f]
     yield h.table(columns, [_kernel_row(f, most) for f in fits])
     yield from _variants(study, most)
-    test, reason = part_or_reason(study, "interaction")
-    told = reason if test is None else f"gates that grow near i_P: {test['word']}, {test['reason']}"
-    yield f"<p>{h.safe(h.sentence(told))}</p>"
+    whole = [
+        f"{e['name']} {e['value']:.2f} ({between(number(e['low']), number(e['high']))})"
+        for e in (part_or_reason(study, "intervals")[0] or {"estimates": ()})["estimates"]
+        if e["index"] is None
+    ]
+    test, _ = part_or_reason(study, "interaction")
+    told = [
+        f"95 % intervals, gates on average: {', '.join(whole)}" if whole else "",
+        f"gates that grow near i_P: {test['word']}, {test['reason']}" if test else "",
+        *(part_or_reason(study, k)[1] for k in ("kernels", "ceiling", "interaction", "held_out")),
+    ]
+    yield from (f"<p>{h.safe(h.sentence(words))}</p>" for words in told if words)
 
 
 def _kernel_row(fit: dict[str, Any], most: list[Any]) -> list[Any]:

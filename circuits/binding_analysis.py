@@ -6,7 +6,7 @@ there a layer of pointers; do the controls hold; which pointers are followed; wh
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,16 +18,13 @@ from circuits.binding_findings import (
     self_change,
     word_effect,
 )
-from circuits.binding_labels import LABELS, candidate_probs
+from circuits.binding_labels import LABELS
 from circuits.binding_layer import LayerChoice
 from circuits.binding_mixture import describe_mixture
 from circuits.binding_plan import BindSettings
 from circuits.binding_study import MAIN, Records
 from circuits.effects import Finding
 from circuits.statistics import cluster_interval
-
-if TYPE_CHECKING:
-    from circuits.binding_result import StudyResult
 
 SELF_MOST = 1e-3
 """Largest change of a logit that patching a question with its own vector may make, in float32;
@@ -197,54 +194,3 @@ def _notes(found: dict[str, Any], controls: Sequence[Control], choice: LayerChoi
             "mechanism"
         )
     return notes
-
-
-def hypotheses(studies: Sequence["StudyResult"]) -> list[dict[str, Any]]:
-    """What causal attention predicts, tested in each study that measured it.
-
-    A target that comes first in its group is read by words that follow it: reflexive above lexical;
-    the last the other way round; in the middle both (arXiv 2510.06182, section 3). Supported where
-    the interval of the difference of probabilities lies on the predicted side of 0; unsupported
-    where it lies on the other.
-    """
-    out = []
-    for s in studies:
-        if s.layer is None:
-            continue
-        main = s.records.of(MAIN, design="main", layer=s.layer)
-        rows = main.rows
-        keep = (rows["i_l"] != rows["i_r"]).to_numpy()
-        probs = candidate_probs(main.logits)[keep]
-        at = np.arange(len(probs))
-        i_l, i_r = (rows[c].to_numpy(int)[keep] for c in ("i_l", "i_r"))
-        clusters = rows["set"].astype(str).to_numpy()[keep]
-        if len(set(clusters)) < 2:
-            continue
-        sure = cluster_interval(probs[at, i_r] - probs[at, i_l], clusters)
-        side = {"first": 1, "last": -1}.get(s.place)
-        out.append({
-            "study": s.key, "place": s.place, "predicted": _PREDICTED[s.place],
-            "reflexive": float(probs[at, i_r].mean()), "lexical": float(probs[at, i_l].mean()),
-            "difference": sure.mean, "low": sure.low, "high": sure.high, "n": len(probs),
-            "verdict": _side(sure.low, sure.high, side, s.conclusion["findings"]),
-        })  # fmt: skip
-    return out
-
-
-_PREDICTED = {
-    "first": "reflexive above lexical", "middle": "both reflexive and lexical",
-    "last": "lexical above reflexive",
-}  # fmt: skip
-
-
-def _side(low: float, high: float, side: int | None, findings: Sequence[dict[str, Any]]) -> str:
-    if side is None:
-        verdicts = {f["effect"]["name"]: f["verdict"] for f in findings}
-        both = [verdicts.get(name, "inconclusive") for name in ("lexical", "reflexive")]
-        if all(v == "supported" for v in both):
-            return "supported"
-        return "unsupported" if "unsupported" in both else "inconclusive"
-    ends = sorted((side * low, side * high))
-    if ends[0] > 0:
-        return "supported"
-    return "unsupported" if ends[1] < 0 else "inconclusive"

@@ -1,7 +1,7 @@
 """The result of a binding run: records of every study, and what was concluded from them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,12 +68,14 @@ class StudyResult:
 
 @dataclass(frozen=True, eq=False)
 class BindingResult:
-    """Studies by key, the hypotheses tested across them, settings and provenance."""
+    """Studies by key, and what they say together (`circuits.binding_across`)."""
 
     settings: dict[str, Any]
     provenance: Provenance
     studies: Mapping[str, StudyResult]
     hypotheses: list[dict[str, Any]]
+    transfers: list[dict[str, Any]] = field(default_factory=list)
+    longer_inputs: list[dict[str, Any]] = field(default_factory=list)
 
     def study(self, key: str = "") -> StudyResult:
         """A study by key, or by part of it; the first when empty.
@@ -122,7 +124,8 @@ class BindingResult:
             plain = [{f: getattr(s, f) for f in _PLAIN} for s in self.studies.values()]
             write_json(target / RESULT, {
                 "kind": KIND, "schema": SCHEMA, "settings": self.settings,
-                "provenance": self.provenance, "studies": plain, "hypotheses": self.hypotheses,
+                "provenance": self.provenance, "studies": plain,
+                **{name: getattr(self, name) for name in _ACROSS},
             })  # fmt: skip
 
         return write_folder(Path(folder), fill)
@@ -146,11 +149,12 @@ class BindingResult:
             arrays = load_file(folder / "tensors.safetensors")
             studies = {s["key"]: _study(s, asked, rows, arrays) for s in meta["studies"]}
             made = Provenance(**meta["provenance"])
-            return cls(meta["settings"], made, studies, meta["hypotheses"])
+            return cls(meta["settings"], made, studies, *(meta[name] for name in _ACROSS))
         except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
             raise ResultError(f"{folder} is damaged ({error}); run it again") from None
 
 
+_ACROSS = ("hypotheses", "transfers", "longer_inputs")
 _PLAIN = ("key", "task", "target", "asked", "place", "n", "filler", "about", "conclusion")
 
 

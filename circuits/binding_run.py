@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from circuits.binding_analysis import competence, conclude, hypotheses
+from circuits.binding_across import hypotheses, longer_inputs, transfers
+from circuits.binding_analysis import competence, conclude
 from circuits.binding_heads import find_heads
 from circuits.binding_layer import LayerChoice, choose_layer
 from circuits.binding_plan import BindSettings, Study, plan_studies
@@ -58,10 +59,11 @@ def binding(
     start = time.perf_counter()
     counter = _Counter(len(studies) * (1 + n_parts(settings)), progress)
     found = {s.key: _study(model, s, settings, shelf, counter) for s in studies}
+    made = provenance(model, seconds=time.perf_counter() - start)
+    many = list(found.values())
     return BindingResult(
-        asdict(settings), provenance(model, seconds=time.perf_counter() - start), found,
-        hypotheses(list(found.values())),
-    )  # fmt: skip
+        asdict(settings), made, found, hypotheses(many), transfers(many), longer_inputs(many)
+    )
 
 
 class _Counter:

@@ -105,10 +105,12 @@ def questions(rng, n, accuracy, contexts=6):
 
 
 PULL = (("positional", 4.0), ("lexical", 1.5), ("reflexive", 3.0))
+FIRST = (("positional", 2.0), ("reflexive", 4.0))
+LAST = (("positional", 2.0), ("lexical", 4.0))
 
 
 def study(
-    *, task="music", target="genre", place="middle", n=5, accuracy=1.0, pull=None, sets=7, cases=24,
+    *, task="music", target="genre", place="middle", n=5, accuracy=1.0, pull=None, sets=6, cases=20,
     seed=0, swept=True,
 ):  # fmt: skip
     """A study of drawn records, concluded by the code that concludes of real ones."""
@@ -155,9 +157,9 @@ def made(**options):
 def four():
     """Targets at every place, and one study that the preflight refuses."""
     return run(
-        study(n=4, cases=12),
-        study(target="musician", place="first", pull=(("reflexive", 4.0),), n=4, cases=12),
-        study(target="instrument", place="last", pull=(("lexical", 4.0),), n=4, cases=12),
+        study(cases=12),
+        study(target="musician", place="first", pull=FIRST, cases=12),
+        study(target="instrument", place="last", pull=LAST, cases=12),
         study(task="boxes", target="thing", accuracy=0.1),
     )  # fmt: skip
 

@@ -81,7 +81,8 @@ def positions(result: "BindingResult", study: "StudyResult") -> go.Figure:
     titled(
         fig, full_name(result, study), _position_words(study),
         f"last token exchanged entering layer {study.layer}", one,
-        f"{int(table['n'].min())} to {int(table['n'].max())} evaluations a position",
+        f"{' to '.join(dict.fromkeys(str(table['n'].agg(k)) for k in ('min', 'max')))} evaluations "
+        "a position",
         height=620, panels=True,
     )  # fmt: skip
     fits.group_axis(fig, study.n, "")
@@ -348,7 +349,7 @@ def targets(result: "BindingResult", study: "StudyResult") -> go.Figure:  # noqa
     left = len(result.studies) - sum(heights)
     titled(
         fig, f"{result.provenance.model}, all studies: {len(result.studies)}",
-        f"causal attention foretells the pointer in {holds} of {len(tested)} tested",
+        f"causal attention foretells {holds} of {len(tested)} tested",
         f"share of evaluations; whiskers: {fits.SURE}",
         f"{left} without a layer of pointers left out" if left else "",
         height=56 * sum(heights) + 60 * len(heights), panels=True,
@@ -359,7 +360,7 @@ def targets(result: "BindingResult", study: "StudyResult") -> go.Figure:  # noqa
 
 def _predicted(place: str, some: list["StudyResult"], tested: dict[str, Any]) -> str:
     said = [tested[s.key]["predicted"] for s in some if s.key in tested]
-    return f"target {place} in its group" + (f": predicted {said[0]}" if said else "")
+    return f"target {place}" + (f": predicted {said[0]}" if said else "")
 
 
 def _study_label(study: "StudyResult", tested: dict[str, Any] | None) -> str:

@@ -44,8 +44,8 @@ SPLITS = {
 GATES = {"positional": "peak", "lexical": "w_lex", "reflexive": "w_ref"}
 """Mechanism: the name of its estimates."""
 SURE = "95 % interval over entity sets"
-LINE = 64
-"""Characters of a line of a title."""
+LINE = 52
+"""Characters of a line of a title, so that it fits a narrow screen."""
 
 # -- what was fitted --------------------------------------------------------------------------
 
@@ -121,12 +121,13 @@ def titled(
 ) -> go.Figure:
     """Title: what was studied and, on lines of its own, the finding; legend below the figure."""
     title = "<br>".join(wrapped(words, width=LINE) for words in (of, finding))
-    text = wrapped("; ".join(words for words in below if words), width=90)
+    text = wrapped("; ".join(words for words in below if words), width=76)
     top = 82 + 27 * title.count("<br>") + 17 * text.count("<br>") + (26 if panels else 0)
     bottom = 118
     parts.frame(fig, title, text, top=top, bottom=bottom)
     legend = {"orientation": "h", "xref": "container", "yref": "container", "x": 0.01, "y": 0,
               "xanchor": "left", "yanchor": "bottom"}  # fmt: skip
+    fig.update_annotations(font_size=13)
     return fig.update_layout(legend=legend, height=top + height + bottom)
 
 
@@ -205,8 +206,9 @@ def width(result: "BindingResult", study: "StudyResult") -> go.Figure:
         fig, full_name(result, study),
         f"the positional pointer spreads over {sigma.min():.1f} to {sigma.max():.1f} groups, "
         f"widest at group {sigma.argmax() + 1}",
-        f"standard deviation of the kernel, convention {fit.kernel}", f"band: {why}" if why == SURE
-        else why, f"w_pos {fit.w_pos:.1f}; near 0 a width means nothing",
+        f"standard deviation of the kernel, convention {fit.kernel}, fitted by {fit.loss}",
+        f"band: {why}" if why == SURE else why,
+        f"w_pos {fit.w_pos:.1f}; near 0 a width means nothing",
         "axis cut: wider than all groups is flat" if cut else "", height=300,
     )  # fmt: skip
     group_axis(fig, fit.n, "group that the donor asked for, i_P")
@@ -230,7 +232,7 @@ def weights(result: "BindingResult", study: "StudyResult") -> go.Figure:
     titled(
         fig, full_name(result, study),
         f"logits on average: {', '.join(f'{name} {means[name]:.1f}' for name in ranked)}",
-        f"positional: the kernel's peak, w_pos K(i | i), convention {fit.kernel}",
+        f"positional: the kernel's peak, w_pos K(i | i), {fit.kernel}, fitted by {fit.loss}",
         f"whiskers: {why}" if why == SURE else why,
         "" if ("peak", 0) in sure else "none for the peak", height=320,
     )  # fmt: skip

@@ -241,8 +241,8 @@ def _fit(study: "StudyResult") -> Iterator[str]:
     """Parameters in each kernel's convention, variants, and whether the additive form will do."""
     fit, most = part_of(study, "fit"), _ceilings(study)
     kernels, _ = part_or_reason(study, "kernels")
-    columns = ["kernel", "w_pos", "alpha", "beta", "gamma", "sigma, groups", "similarity",
-               "ceiling, matched", "ceiling, one-hot", "converged"]  # fmt: skip
+    columns = ["kernel", "fitted by", "w_pos", "alpha", "beta", "gamma", "sigma, groups",
+               "similarity", "ceiling, matched", "ceiling, one-hot", "converged"]  # fmt: skip
     fits = [f for f in (kernels or {fit["kernel"]: fit}).values() if "w_pos" in f]
     yield h.table(columns, [_kernel_row(f, most) for f in fits])
     yield from _variants(study, most)
@@ -263,7 +263,7 @@ def _fit(study: "StudyResult") -> Iterator[str]:
 def _kernel_row(fit: dict[str, Any], most: list[Any]) -> list[Any]:
     sigma = MixtureFit(**fit).sigma()
     return [
-        fit["kernel"], *(number(fit[k]) for k in ("w_pos", "alpha", "beta", "gamma")),
+        fit["kernel"], fit["loss"], *(number(fit[k]) for k in ("w_pos", "alpha", "beta", "gamma")),
         between(sigma.min(), sigma.max()), float(fit["jss"]), *most,
         "yes" if fit["converged"] else "no",
     ]  # fmt: skip

@@ -75,6 +75,38 @@ def bench() -> str:
     )
 
 
+def binding() -> str:
+    """The committed measurements of binding."""
+    found = _result("binding_cpu")
+    tests = found["hypotheses"]
+    held = {v: sum(t["verdict"] == v for t in tests) for v in ("supported", "unsupported")}
+    words = (
+        "What causal attention predicts (a target that stands first: reflexive above lexical; last: "
+        f"the other way round; in the middle: both) was supported in {held['supported']} of "
+        f"{len(tests)} studies, contradicted in {held['unsupported']}, and open in the others."
+    )
+    return f"{found['markdown'].rstrip()}\n\n{words}"
+
+
+def binding_calibration() -> str:
+    """The committed calibration of the binding detector."""
+    return str(_result("binding_calibration")["markdown"]).rstrip()
+
+
+def bench_bind() -> str:
+    """The committed bench of patched evaluations."""
+    b = _result("bench_bind_cpu")
+    return (
+        f"**Speed.** `{b['command']}`: an evaluation takes 1/{b['ratio']:g} of the time of the "
+        f"published loop (two full forwards of {b['tokens of a prompt']} tokens), contexts included; "
+        f"a sweep over {b['layers of the sweep']} layers 1/{b['ratio of the sweep']:g}. "
+        f"{b['evaluations a second']:g} evaluations a second, {b['share of the floor']:.1%} of what "
+        f"one token above the layer would allow; largest difference of a logit "
+        f"{b['largest difference of a logit']:.0e}. {b['machine']}, "
+        f"{b['provenance']['created'][:10]}."
+    )
+
+
 def _result(name: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
     return found
@@ -85,6 +117,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "validation": validation,
     "calibration": calibration,
     "bench": bench,
+    "binding": binding,
+    "binding_calibration": binding_calibration,
+    "bench_bind": bench_bind,
 }
 
 

@@ -136,6 +136,9 @@ def _verdict(
     notes = _notes(found, controls, choice)
     if spoiled:
         return _abstained(f"No mechanism is named: {'; '.join(spoiled)}.") | {"notes": notes}
+    if not findings:
+        why = "one entity set, or cells in which pointers always coincide, tell nothing apart"
+        return _abstained(f"No mechanism is named: {why}.") | {"notes": notes}
     if not named:
         left = f"; undecided: {', '.join(open_)}" if open_ else ""
         return _abstained(f"No mechanism is named: no pointer is followed beyond chance{left}.") | {

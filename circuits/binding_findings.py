@@ -41,8 +41,8 @@ class Control:
     layer: int
     expected: str
     hit: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     n: int
     passed: bool | None
 
@@ -81,7 +81,7 @@ def _told_apart(main: Records, mechanism: str, seed: int) -> tuple[np.ndarray, n
     own = main.rows[POINTERS[mechanism]].to_numpy()
     others = [c for c in (*POINTERS.values(), "i_n") if c != POINTERS[mechanism]]
     alone = np.all([main.rows[c].to_numpy() != own for c in others], axis=0)
-    return alone & (own != ABSENT) & (drawn[0] != ABSENT), drawn
+    return alone & (own != ABSENT), drawn
 
 
 CONTROLS: dict[str, tuple[str, str, bool]] = {
@@ -116,7 +116,7 @@ def control_table(records: Records, *, seed: int = 0) -> tuple[Control, ...]:
         part = stage.of(CONTROL, design=design, layer=layer)
         hit = _hits(part, what)
         clusters = rows["set"].astype(str).to_numpy()
-        low = high = float("nan")
+        low = high = None
         if len(set(clusters)) > 1:
             sure = cluster_interval(hit.astype(float), clusters, seed=seed)
             low, high = sure.low, sure.high
@@ -127,8 +127,8 @@ def control_table(records: Records, *, seed: int = 0) -> tuple[Control, ...]:
     return tuple(out)
 
 
-def _passed(design: str, low: float, high: float, much: bool) -> bool | None:
-    if much and design != "agree_all":
+def _passed(design: str, low: float | None, high: float | None, much: bool) -> bool | None:
+    if (much and design != "agree_all") or low is None or high is None:
         return None
     bound = AGREED_LEAST if much else COPIED_MOST
     above = True if low >= bound else False if high <= bound else None

@@ -103,7 +103,8 @@ def fake_pointers(
 
     Drawn at the distance from i_P that the mechanism's own index has, where such a group is left,
     else at the nearest distance that is left: an answer that spreads around i_P favours them as
-    much. A positional pointer is set beside groups at any distance.
+    much. A positional pointer is set beside groups at any distance. Where every group is predicted
+    (n = 4), the recipient's own one serves, which its own pull favours: the harder control.
     """
     rng = np.random.default_rng(seed)
     named = rows[["i_p", "i_l", "i_r", "i_n"]].to_numpy(int)
@@ -114,5 +115,5 @@ def fake_pointers(
         if mechanism != "positional" and len(free):
             gap = np.abs(np.abs(free - taken[0]) - abs(index - taken[0]))
             free = free[gap == gap.min()]
-        out[:, case] = rng.choice(free, draws) if len(free) else ABSENT
+        out[:, case] = rng.choice(free, draws) if len(free) else taken[3]
     return out

@@ -13,11 +13,11 @@ import pandas as pd
 
 from circuits.binding_labels import ABSENT, label
 from circuits.binding_plan import BindSettings
-from circuits.competence import Ready
-from circuits.interchange import SetRun, run_set
 from circuits.shelf import Part, Shelf
 
 if TYPE_CHECKING:
+    from circuits.competence import Ready
+    from circuits.interchange import SetRun
     from interp.backends.hf import HFModel
 
 SWEEP, MAIN, CONTROL = "sweep", "main", "control"
@@ -65,7 +65,7 @@ class Records:
 
 def measure_stage(
     model: "HFModel",
-    ready: Ready,
+    ready: "Ready",
     settings: BindSettings,
     stage: str,
     *,
@@ -74,6 +74,8 @@ def measure_stage(
     tick: Callable[[], None],
 ) -> Iterator[Records]:
     """Records of each entity set of a stage; finished sets are taken from the shelf."""
+    from circuits.interchange import run_set  # viewing a saved run needs no torch
+
     designs, n_sets, repeats, n_recipients = _programme(settings, stage)
     for k in range(n_sets if designs else 0):
         name = f"{safe(ready.study.key)}-{stage}-{k}"
@@ -123,7 +125,7 @@ def _programme(settings: BindSettings, stage: str) -> tuple[tuple[str, ...], int
     return settings.controls, settings.n_controls, 1, 1
 
 
-def _part(run: SetRun, stage: str) -> Part:
+def _part(run: "SetRun", stage: str) -> Part:
     """Plain rows and arrays of an entity set."""
     rows = []
     for case, reading in zip(run.cases, run.readings, strict=True):

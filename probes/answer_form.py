@@ -13,7 +13,7 @@ from torch import Tensor
 
 from interp.errors import PromptError
 from probes.binding_prompts import BindingPrompt
-from probes.format import encode
+from probes.format import encode_behind
 
 FORMS: dict[str, Callable[[str], str]] = {
     "space": lambda w: f" {w}",
@@ -44,7 +44,7 @@ class Answers:
         Raises:
             PromptError: the word is not one token in this form.
         """
-        ids = encode(self.tokenizer, FORMS[self.form](word))
+        ids = encode_behind(self.tokenizer, FORMS[self.form](word))
         if len(ids) != 1:
             raise PromptError(
                 f"{word!r} is {len(ids)} tokens as an answer ({self.form}); take it out of the pool"
@@ -55,7 +55,7 @@ class Answers:
         """The words that are one token of their own as an answer."""
         out, seen = [], set()
         for word in words:
-            ids = encode(self.tokenizer, FORMS[self.form](word))
+            ids = encode_behind(self.tokenizer, FORMS[self.form](word))
             if len(ids) == 1 and ids[0] not in seen:
                 seen.add(ids[0])
                 out.append(word)
@@ -83,7 +83,7 @@ def find_form(
     probs = logits.float().softmax(-1)
     mass, room = {}, {}
     for name, write in FORMS.items():
-        firsts = [{encode(tokenizer, write(w))[0] for w in p.candidates} for p in prompts]
+        firsts = [{encode_behind(tokenizer, write(w))[0] for w in p.candidates} for p in prompts]
         each = [float(row[sorted(ids)].sum()) for row, ids in zip(probs, firsts, strict=True)]
         mass[name] = float(np.mean(each))
         room[name] = len(Answers(name, 0.0, {}, tokenizer).writable(words))

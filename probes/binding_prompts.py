@@ -12,7 +12,7 @@ from typing import Any
 from interp.errors import PromptError, UnknownNameError
 from probes.binding_tasks import BindingTask, Piece, Question, pieces
 from probes.filler import filler
-from probes.format import encode
+from probes.format import encode_behind
 
 Matrix = tuple[tuple[str, ...], ...]
 """Words `[group][role]`, all different."""
@@ -202,7 +202,7 @@ def shared_start(prompts: Sequence[BindingPrompt]) -> int:
 
 def split_words(tokenizer: Any, words: Sequence[str]) -> list[str]:
     """The words that are not one token where they follow a space."""
-    return [w for w in words if len(encode(tokenizer, f" {w}")) != 1]
+    return [w for w in words if len(encode_behind(tokenizer, f" {w}")) != 1]
 
 
 def _template(tokenizer: Any) -> tuple[str, str]:

@@ -15,6 +15,7 @@ Style = Literal["auto", "chat", "plain"]
 INSTRUCTION = "Read this text. A question about it follows.\n\n"
 ASK = "\n\nAnswer from the text, in as few words as possible.\nQuestion: {question}"
 CUE = "Answer:"
+_LEAD = "\n"
 _CONTEXT, _QUESTION = "\u2402CONTEXT\u2403", "\u2402QUESTION\u2403"
 
 
@@ -58,6 +59,17 @@ class Tail:
 def encode(tokenizer: Any, text: str) -> list[int]:
     """Token ids of a piece of text; special tokens written in it count as such, none is added."""
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def encode_behind(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a piece of text where other text stands before it.
+
+    Tokenizers that put a space before every text (Llama-2, Mistral) would otherwise write a word
+    without one as if it stood there, or see two.
+    """
+    lead = encode(tokenizer, _LEAD)
+    both = encode(tokenizer, _LEAD + text)
+    return both[len(lead) :] if both[: len(lead)] == lead else encode(tokenizer, text)
 
 
 def prompt_format(tokenizer: Any, style: Style = "auto") -> Format:

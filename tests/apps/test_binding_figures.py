@@ -10,7 +10,8 @@ from scipy.stats import beta
 
 from apps.binding_figures import FIGURES, draw
 from apps.binding_fit_figures import MARKS
-from circuits.binding_analysis import competence, conclude, hypotheses
+from circuits.binding_across import hypotheses
+from circuits.binding_analysis import competence, conclude
 from circuits.binding_findings import CONTROLS as CONTROLS_ORDER
 from circuits.binding_findings import COPIED_MOST
 from circuits.binding_labels import ABSENT, LABELS, POINTERS, label
@@ -429,7 +430,7 @@ def test_targets_show_every_study_by_place():
             assert mark.x[0] == pytest.approx(labels.count(name) / len(labels))
     assert "1 without a layer of pointers left out" in told(fig)[1]
     titles = [a.text for a in fig.layout.annotations]
-    assert "target first in its group: predicted reflexive above lexical" in titles
+    assert "target first: predicted reflexive above lexical" in titles
 
 
 def axis(fig, row):

@@ -1,4 +1,4 @@
-"""The commands bind and calibrate, typed: a compiled model from a folder, its page, its refusals."""
+"""The commands bind and calibrate, typed: a compiled model, its page, its refusals."""
 
 import json
 

@@ -162,4 +162,4 @@ def test_fake_pointers_point_where_no_mechanism_does_and_as_far():
                 best = min(abs(abs(g - p) - abs(own - p)) for g in free)
                 assert all(abs(abs(g - p) - abs(own - p)) == best for g in fake[:, case])
     full = pd.DataFrame([[0, 1, 2, 3]], columns=["i_p", "i_l", "i_r", "i_n"])
-    assert (fake_pointers(full, "lexical", 4, draws=3) == -1).all()  # no group is left
+    assert (fake_pointers(full, "lexical", 4, draws=3) == 3).all()  # no other group is left

@@ -127,3 +127,33 @@ def test_no_form_with_enough_words_is_refused():
     logits = model.prefill(prompt.tokens).logits[None]
     with pytest.raises(PromptError, match="answers cannot be scored: .* are needed"):
         find_form(model.tokenizer, [prompt], logits, words=prompt.candidates, least=99)
+
+
+def spaced_tokenizer():
+    """A tokenizer that puts a space before every text, as those of Llama-2 and Mistral do."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["piano", "Piano", "rock", "Ann", "Bob", "drum", "jazz", "plays", "on", "the", "What"]
+    letters = sorted({c for w in words for c in w} | set("\n.,:?"))
+    pieces = [("<unk>", 0.0), ("\u2581", -3.0)]
+    pieces += [("\u2581" + w, -1.0) for w in words] + [(w, -2.0) for w in words]
+    pieces += [(c, -9.0) for c in letters]
+    made = Tokenizer(models.Unigram(pieces, unk_id=0))
+    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
+    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>")
+
+
+def test_a_tokenizer_that_puts_a_space_first_writes_words_as_in_a_text():
+    from probes.answer_form import Answers
+    from probes.format import encode
+
+    tokenizer = spaced_tokenizer()
+    assert encode(tokenizer, "piano") == encode(tokenizer, " piano")  # the trap
+    assert split_words(tokenizer, ["piano", "rock", "tuba"]) == ["tuba"]
+    ids = {name: Answers(name, 1.0, {}, tokenizer).token("piano") for name in FORMS}
+    told = {name: tokenizer.convert_ids_to_tokens(i) for name, i in ids.items()}
+    assert told == {
+        "space": "\u2581piano", "bare": "piano", "space, capital": "\u2581Piano",
+        "capital": "Piano",
+    }  # fmt: skip

@@ -49,10 +49,10 @@ def _words(result: "BindingCalibration") -> str:
     right, wrong = found["right"], found["mislabelled"]
     low, high = right["interval"]
     return (
-        f"Right {right['k']}/{right['n']} ({low:.1%} to {high:.1%}), a mechanism named that is not "
-        f"there {wrong['k']}/{wrong['n']}; mixture placed rightly "
+        f"Right {right['k']}/{right['n']} ({low:.1%} to {high:.1%}), a mechanism named that is "
+        f"not there {wrong['k']}/{wrong['n']}; mixture placed rightly "
         f"{found['where_right']['k']}/{found['where_right']['n']}. "
-        f"{result.settings['seeds']} seeds, n = {result.settings['n']}. mnemoscope {made.versions['mnemoscope']}, "
-        f"torch {made.versions['torch']}, {made.created[:10]}, "
-        f"{made.seconds / 60:.0f} minutes on {made.device}."
+        f"{result.settings['seeds']} seeds, n = {result.settings['n']}. "
+        f"mnemoscope {made.versions['mnemoscope']}, torch {made.versions['torch']}, "
+        f"{made.created[:10]}, {made.seconds / 60:.0f} minutes on {made.device}."
     )

@@ -8,6 +8,7 @@ section whose part of the conclusion is absent is left out, one that holds a rea
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from apps import binding_extras as extras
 from apps import html_parts as h
 from apps.binding_figures import FIGURES
 from apps.binding_fit_figures import behaviour_words, number, part_of, part_or_reason, study_name
@@ -89,7 +90,7 @@ def page(result: "BindingResult") -> str:
         *_hypotheses(result),
         "<h2>Study by study</h2>",
         *(part for i, s in enumerate(studies, start=1) for part in _study(result, s, i)),
-        *h.made_by(result.settings, result.provenance), UNFOLD,
+        *extras.across(result), *h.made_by(result.settings, result.provenance), UNFOLD,
     ]  # fmt: skip
     return h.document(f"Binding in {result.provenance.model}", body)
 
@@ -327,5 +328,7 @@ SECTIONS = (
     Section("The mixture", "fit", ("width", "weights", "variants"), _fit),
     Section("One prompt or many?", "case_level", ("cases",)),
     Section("Does the mixture foretell unpatched answers?", "behaviour", (), _behaviour),
+    Section("Which heads write and read the pointer", "heads", (), extras.heads),
+    Section("The older measurements", "classics", (), extras.classics),
 )
 """In the order of the page; one more measurement is one more row."""

@@ -81,8 +81,8 @@ def binding() -> str:
     tests = found["hypotheses"]
     held = {v: sum(t["verdict"] == v for t in tests) for v in ("supported", "unsupported")}
     words = (
-        "What causal attention predicts (a target that stands first: reflexive above lexical; last: "
-        f"the other way round; in the middle: both) was supported in {held['supported']} of "
+        "What causal attention predicts (a target that stands first: reflexive above lexical; "
+        f"last: the other way round; in the middle: both) was supported in {held['supported']} of "
         f"{len(tests)} studies, contradicted in {held['unsupported']}, and open in the others."
     )
     return f"{found['markdown'].rstrip()}\n\n{words}"
@@ -98,10 +98,10 @@ def bench_bind() -> str:
     b = _result("bench_bind_cpu")
     return (
         f"**Speed.** `{b['command']}`: an evaluation takes 1/{b['ratio']:g} of the time of the "
-        f"published loop (two full forwards of {b['tokens of a prompt']} tokens), contexts included; "
-        f"a sweep over {b['layers of the sweep']} layers 1/{b['ratio of the sweep']:g}. "
-        f"{b['evaluations a second']:g} evaluations a second, {b['share of the floor']:.1%} of what "
-        f"one token above the layer would allow; largest difference of a logit "
+        f"published loop (two full forwards of {b['tokens of a prompt']} tokens), contexts "
+        f"included; a sweep over {b['layers of the sweep']} layers 1/{b['ratio of the sweep']:g}. "
+        f"{b['evaluations a second']:g} evaluations a second, {b['share of the floor']:.1%} of "
+        f"what one token above the layer would allow; largest difference of a logit "
         f"{b['largest difference of a logit']:.0e}. {b['machine']}, "
         f"{b['provenance']['created'][:10]}."
     )

@@ -8,7 +8,7 @@ from circuits.binding_ids import factorizability, id_swaps
 from circuits.binding_knockout import freezing, knockout, lookback
 from circuits.binding_subspace import ordering_steps, subspaces
 from circuits.competence import Ready
-from interp.errors import UnknownNameError
+from interp.errors import PromptError, ResultError, UnknownNameError
 
 if TYPE_CHECKING:
     from interp.backends.hf import HFModel
@@ -72,13 +72,14 @@ def run_classics(
 ) -> dict[str, dict[str, Any]]:  # fmt: skip
     """Each measurement's result by name, with its `title` and `source`; plain values only.
 
+    One that cannot be made on these prompts holds its `reason`.
+
     Args:
         layer: the residual that enters it carries the pointer at the last token.
         progress: called before each with how many are done, how many there are, and its name.
 
     Raises:
         UnknownNameError: no such measurement.
-        PromptError: prompts on which one of them cannot be made.
     """
     for name in names:
         if name not in CLASSICS:
@@ -89,6 +90,9 @@ def run_classics(
             progress(done, len(names), name)
         classic = CLASSICS[name]
         at = (layer,) if classic.at_layer else ()
-        found = classic.measure(model, ready, *at, seed=seed)
+        try:
+            found = classic.measure(model, ready, *at, seed=seed)
+        except (PromptError, ResultError) as error:  # one that cannot be made spoils no other
+            found = {"reason": str(error)}
         out[name] = {"title": classic.title, "source": classic.source, **found}
     return out

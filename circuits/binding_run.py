@@ -15,6 +15,7 @@ import pandas as pd
 
 from circuits.binding_across import hypotheses, longer_inputs, transfers
 from circuits.binding_analysis import competence, conclude
+from circuits.binding_classics import run_classics
 from circuits.binding_heads import find_heads
 from circuits.binding_layer import LayerChoice, choose_layer
 from circuits.binding_plan import BindSettings, Study, plan_studies
@@ -106,8 +107,8 @@ def _study(
     counter.tick(before + 1 + n_parts(settings) - counter.done)
     whole = joined(records)
     conclusion = conclude(whole, choice, settings, n=study.n, able=able)
-    if settings.heads and choice.layer is not None:
-        conclusion["heads"] = _heads(model, ready, choice.layer, settings, shelf)
+    if choice.layer is not None:
+        conclusion |= _further(model, ready, choice.layer, settings, shelf)
     return StudyResult(
         key=study.key, task=study.task.name, target=study.question.target,
         asked=study.question.asked, place=study.place, n=study.n, filler=study.filler,
@@ -127,15 +128,23 @@ def _preflight(
     return pd.DataFrame(part.rows)
 
 
-def _heads(
+def _further(
     model: "HFModel", ready: Ready, layer: int, settings: BindSettings, shelf: Shelf
 ) -> dict[str, Any]:
-    name = f"{safe(ready.study.key)}-heads"
-    part = shelf.read(name)
-    if part is None:
-        part = Part({}, [find_heads(model, ready, layer, seed=settings.seed)])
-        shelf.write(name, part)
-    return part.rows[0]
+    """Heads and older measurements, where they are asked for."""
+    wanted: dict[str, Callable[[], dict[str, Any]]] = {}
+    if settings.heads:
+        wanted["heads"] = lambda: find_heads(model, ready, layer, seed=settings.seed)
+    if settings.classics:
+        wanted["classics"] = lambda: run_classics(model, ready, layer, seed=settings.seed)
+    out = {}
+    for name, run in wanted.items():
+        part = shelf.read(f"{safe(ready.study.key)}-{name}")
+        if part is None:
+            part = Part({}, [run()])
+            shelf.write(f"{safe(ready.study.key)}-{name}", part)
+        out[name] = part.rows[0]
+    return out
 
 
 def _about(ready: Ready) -> dict[str, Any]:

@@ -7,8 +7,7 @@ group asked for, which hold what says a place and, since contexts are rotated, n
 a random basis and means by shuffled groups. What is kept is compared with the whole vector's
 interchange at the same layer (2505.14685).
 
-Directions learned by gradient (DAS, 2303.02536) are not among them: they need the gradient at a
-vector that was patched, and `HFModel.gradients` runs a prompt as it is.
+Directions learned by gradient (`circuits.binding_das`) stand beside them, with their own control.
 
 `ordering_steps`: steps along the one direction in which the means of the context's targets follow
 the order of groups (Dai et al. 2409.05448).
@@ -22,6 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from circuits.binding_das import Lesson, learned_basis
 from circuits.binding_ids import as_long, edited, group_means, roles_of, rotations
 from circuits.binding_knockout import draw, questions, scores, table
 from circuits.competence import Ready
@@ -81,7 +81,7 @@ def subspaces(
     Only evaluations in which the whole interchange changes the largest logit are counted.
 
     Returns:
-        `rows`: by `basis` and `rank`, `agreement` (the largest logit is that after the whole
+        `rows`: by `basis` (`BASES`, and `das` with `das shuffled`) and `rank`, `agreement` (the largest logit is that after the whole
         interchange) as `{mean, low, high, n}`, and `kept`: how much nearer to the whole one's
         probabilities of the groups than no interchange comes (1: all the way, 0: no nearer; total
         variation, a ratio of means); none where fewer than two entity sets count. `layer`,
@@ -96,6 +96,7 @@ def subspaces(
         for rank in sorted({*ranks, ready.study.n - 1}):
             if rank <= most:
                 bases[name, rank] = orthonormal(rows, rank)
+    bases |= _learned(model, ready, layer, seed=seed, n_train=n_train)
     found, clusters, n = [], [], 0
     for index in range(FIRST_SET, FIRST_SET + n_sets):
         for trial in _trials(model, ready, layer, list(bases.values()), index, seed):
@@ -225,6 +226,42 @@ def _training(
             found.append(last_states(model, asked, [layer])[0].float())
             groups += range(len(matrix))
     return torch.cat(found), np.array(groups)
+
+
+def _learned(
+    model: "HFModel", ready: Ready, layer: int, *, seed: int, n_train: int
+) -> dict[tuple[str, int], Tensor]:
+    """Bases learned by gradient on the training sets, and for shuffled answers."""
+    lessons: list[Lesson] = []
+    for index in range(FIRST_TRAIN, FIRST_TRAIN + n_train):
+        lessons += _lessons(model, ready, layer, index, seed)
+    if len(lessons) < 2:
+        return {}
+    ranks = sorted({1, ready.study.n - 1})
+    return {
+        (name, rank): learned_basis(model, lessons, layer, rank, seed=seed, shuffled=shuffled)
+        for name, shuffled in (("das", False), ("das shuffled", True))
+        for rank in ranks
+    }
+
+
+def _lessons(model: "HFModel", ready: Ready, layer: int, index: int, seed: int) -> list[Lesson]:
+    """Pairs of an entity set whose answer the whole interchange changes to another group."""
+    entity_set = ready.sampler().draw(index, ["main"], seed=seed)
+    donor, rng = entity_set.donors[0], np.random.default_rng([seed, index])
+    own, ids = questions(model, ready, entity_set)
+    theirs = ask(model, [ready.writer.write(donor.matrix, p) for p in donor.groups])
+    given = last_states(model, theirs, [layer])[0]
+    out = []
+    for k, p in enumerate(donor.groups):
+        (i_n,) = recipients(entity_set, donor, p, rng, n=1)
+        at = last_token(model, own, i_n, [layer])
+        logits = next(iter(patched_logits(model, at, [(layer, given[k])])))
+        answer = int(logits[ids].argmax())
+        if answer != int(at.logits[ids].argmax()):
+            state = at.states[layer].float()
+            out.append(Lesson(at, state, given[k].float(), torch.as_tensor(ids), answer))
+    return out
 
 
 def _trials(

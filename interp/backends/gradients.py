@@ -36,13 +36,17 @@ def gradients(
     objective: Objective,
     logits: Sequence[int],
     at: int,
+    values: Mapping[Site, Tensor],
 ) -> Gradients:
     """See `HFModel.gradients`."""
     for site in sites:
         check_site(site, model.anatomy, verb="read")
         if site.head is not None:
             raise SiteError(f"gradients: ask for all heads of a layer, not for {site}")
-    probes = _Probes(model, sites)
+    foreign = [site for site in values if site not in sites]
+    if foreign:
+        raise SiteError(f"gradients: {foreign[0]} has a value but is not among the sites")
+    probes = _Probes(model, sites, values)
     layout = packed(at, [len(suffix)], [at])
     cache = caches.extending(prefix.keys, prefix.values, at, keep=False)
     session = Session(layout.to(model.device), on_layer=probes.on_layer, on_inputs=probes.on_inputs)
@@ -68,8 +72,11 @@ def gradients(
 class _Probes:
     """A zero added at every site: its gradient is that of the activation."""
 
-    def __init__(self, model: "HFModel", sites: Sequence[Site]) -> None:
+    def __init__(
+        self, model: "HFModel", sites: Sequence[Site], values: Mapping[Site, Tensor]
+    ) -> None:
         self.anatomy = model.anatomy
+        self.values = values
         self.sites = set(sites)
         self.leaves: dict[Site, Tensor] = {}
         self.activations: dict[Site, Tensor] = {}
@@ -78,6 +85,14 @@ class _Probes:
         """`x` `[pos, ...]` with a probe in it; as it is where the site was not asked for."""
         if site not in self.sites:
             return x
+        if site in self.values:
+            given = self.values[site]
+            if given.shape != x.shape:
+                raise SiteError(
+                    f"gradients: the value at {site} has shape {tuple(given.shape)}, expected "
+                    f"{tuple(x.shape)}"
+                )
+            x = given.detach().to(x)
         leaf = torch.zeros_like(x, requires_grad=True)
         self.leaves[site] = leaf
         self.activations[site] = x + leaf

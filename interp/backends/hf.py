@@ -5,7 +5,7 @@ packed sequence; `generate` goes on from there. No model class is named and no f
 between calls the model is as it was handed in.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -177,6 +177,7 @@ class HFModel:
         objective: gradient.Objective,
         logits: Sequence[int] = (-1,),
         at: int | None = None,
+        values: Mapping[Site, Tensor] | None = None,
     ) -> Gradients:
         """Activations of a suffix and the gradient of an objective there: one backward pass.
 
@@ -185,15 +186,18 @@ class HFModel:
             objective: a scalar from the logits `[row, d_vocab]` at the positions `logits`, and
                 from the activations of `sites`.
             at: how many tokens of the prefix the suffix sees (all when None).
+            values: activations put in place of the model's own at some of the sites, over the
+                whole suffix: the gradient is that of the patched run.
 
         Raises:
-            SiteError: see `prefill`.
+            SiteError: see `prefill`; a value of another shape, or at no site.
         """
         at = len(prefix) if at is None else at
         self._check_suffixes(prefix, [suffix], [at])
         return gradient.gradients(
-            self, prefix, suffix, sites=sites, objective=objective, logits=logits, at=at
-        )
+            self, prefix, suffix, sites=sites, objective=objective, logits=logits, at=at,
+            values=values or {},
+        )  # fmt: skip
 
     def generate(
         self,

@@ -39,3 +39,13 @@ def test_commands_in_the_readme_are_known_to_the_command_line():
             command = command.commands[words[1]]
         options = {o for p in command.params for o in p.opts}
         assert {w for w in words if w.startswith("--")} <= options, line
+
+
+def test_the_task_in_the_readme_is_one():
+    import yaml
+
+    from probes.binding_tasks import read_task
+
+    (block,) = re.findall(r"```yaml\n(.*?)```", README.read_text("utf-8"), flags=re.S)
+    task = read_task(yaml.safe_load(block))
+    assert task.targets == ("gift",) and min(map(len, task.pools.values())) >= 5

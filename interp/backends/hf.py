@@ -279,7 +279,7 @@ class HFModel:
     def _idle(
         self, wanted: Sequence[Sequence[int]], read: Sequence[Read], edits: Sequence[Edit]
     ) -> Callable[[], list[AbstractContextManager]]:
-        """Contexts that leave out the layers above the last one read, where no logits are wanted."""
+        """Contexts that leave out layers above the last one read, where no logits are wanted."""
         sites = [s for r in read if isinstance(r, SiteRead) for s in r.sites]
         rows = any(not isinstance(r, SiteRead) for r in read)
         if edits or any(wanted) or rows or not sites:

@@ -161,7 +161,7 @@ def _verdict(
 
 def _spoiled(controls: Sequence[Control], found: dict[str, Any], choice: LayerChoice) -> list[str]:
     out = []
-    if found["self_change"] > SELF_MOST and found.get("exact", True):
+    if found["self_change"] > SELF_MOST:
         out.append(f"a question patched with its own vector changes by {found['self_change']:.2g}")
     for c in controls:
         if c.layer != choice.layer or c.passed is not False:

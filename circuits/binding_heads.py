@@ -8,17 +8,24 @@ of the retrieval. Both act on one head alone, so that heads that stand in for ea
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
 from circuits.binding_labels import POINTERS, candidate_probs
 from circuits.competence import Ready
-from circuits.interchange import ROWS, Asked, LastToken, ask, entering, last_token
+from circuits.interchange import (
+    Asked,
+    LastToken,
+    answer_ids,
+    ask_groups,
+    edited_logits,
+    entering,
+    last_token,
+)
 from circuits.statistics import cluster_intervals
 from interp.sites import Edit, Head, Site
 from interp.trace import SiteRead
@@ -109,8 +116,8 @@ def _pairs(model: "HFModel", ready: Ready, index: int, layer: int, seed: int) ->
     entity_set: EntitySet = ready.sampler().draw(index, ["main"], seed=seed)
     rng = np.random.default_rng([seed, index])
     donor, n = entity_set.donors[0], entity_set.n
-    own = ask(model, [ready.writer.write(entity_set.matrix, g) for g in range(n)])
-    theirs = ask(model, [ready.writer.write(donor.matrix, p) for p in donor.groups])
+    own = ask_groups(model, ready.writer, entity_set.matrix)
+    theirs = ask_groups(model, ready.writer, donor.matrix, donor.groups)
     out = []
     for p in rng.permutation(n)[:N_PAIRS].tolist():
         i_l, i_r = donor.lexical[p], donor.reflexive[p]
@@ -120,7 +127,7 @@ def _pairs(model: "HFModel", ready: Ready, index: int, layer: int, seed: int) ->
         prompt = own.prompts[i_n]
         targets = tuple(prompt.places[g, prompt.target] for g in range(n))
         other = next(k for k in range(len(ready.study.task.roles)) if k != prompt.target)
-        ids = torch.tensor([ready.answers.token(w) for w in prompt.candidates])
+        ids = answer_ids(ready.answers, prompt.candidates)
         out.append(Pair(
             index, last_token(model, own, i_n), vector, outputs, (p, i_l, i_r, i_n), targets,
             tuple(prompt.places[g, other] for g in range(n)), ids,
@@ -169,14 +176,11 @@ def _read(
 
 def _probs(model: "HFModel", pair: Pair, rows: Sequence[Sequence[Edit]]) -> np.ndarray:
     """Probabilities of the groups `[row, n]`, each row with edits of its own."""
-    found = []
-    for start in range(0, len(rows), ROWS):
-        part = rows[start : start + ROWS]
-        edits = [replace(e, rows=(i,)) for i, own in enumerate(part) for e in own]
-        at = pair.at
-        logits = model.extend(at.prefix, [[at.token]] * len(part), edits=edits).logits
-        found.append(logits[:, pair.ids].float().numpy())
-    return candidate_probs(np.concatenate(found))
+    at = pair.at
+    found = [
+        row[pair.ids].float().numpy() for row in edited_logits(model, at.prefix, [at.token], rows)
+    ]
+    return candidate_probs(np.stack(found))
 
 
 def _ranked(

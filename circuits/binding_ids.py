@@ -2,8 +2,7 @@
 
 `id_swaps`: differences of group means added to entities, so that groups trade their binding IDs
 (Feng and Steinhardt 2310.17191). `factorizability`: a target's residuals moved to another context
-and another group, to see what binding they bring along (same paper). `ordering_steps`: steps along
-the direction in which targets' means follow the order of groups (Dai et al. 2409.05448).
+and another group, to see what binding they bring along (same paper).
 
 All edits are made while the context is read. Unlike the papers, means are over contexts in which
 every word stands in every group once (rotations), so that no word is left in a difference of means.

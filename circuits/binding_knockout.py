@@ -8,7 +8,6 @@ the question's entities exchanged, and either end of the way to the last token p
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +16,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.competence import Ready
-from circuits.interchange import ROWS, Asked, ask, entering, last_token, run_set
+from circuits.interchange import (
+    Asked,
+    answer_ids,
+    ask_groups,
+    edited_logits,
+    entering,
+    last_token,
+    run_set,
+)
 from circuits.statistics import cluster_intervals
 from interp.errors import PromptError
 from interp.sites import Edit, Site
@@ -131,7 +138,8 @@ def freezing(
         for own, donor in rng.permuted(np.tile(np.arange(len(ids)), (N_PAIRS, 1)), axis=1)[:, :2]:
             rows = _exchanges(model, asked, (int(own), int(donor)), entity_layer, ways, rng)
             suffix = asked.suffix(int(own))
-            pairs.append(scores(run_rows(model, asked, suffix, rows), ids, int(donor)))
+            logits = torch.stack(list(edited_logits(model, asked.prefix, suffix, rows)))
+            pairs.append(scores(logits, ids, int(donor)))
             clusters.append(index)
     values = np.array(pairs)
     swap = np.concatenate([values[:, :n], values[:, n : 2 * n]], axis=2)
@@ -156,13 +164,8 @@ def questions(
     model: "HFModel", ready: Ready, entity_set: EntitySet
 ) -> tuple[Asked, Int[Tensor, " candidate"]]:
     """A context with a question about each of its groups, and the groups' answer tokens."""
-    prompts = [ready.writer.write(entity_set.matrix, g) for g in range(entity_set.n)]
-    return ask(model, prompts), answer_ids(ready, prompts[0].candidates)
-
-
-def answer_ids(ready: Ready, words: Sequence[str]) -> Int[Tensor, " candidate"]:
-    """The tokens with which words are answered."""
-    return torch.tensor([ready.answers.token(w) for w in words])
+    asked = ask_groups(model, ready.writer, entity_set.matrix)
+    return asked, answer_ids(ready.answers, asked.prompts[0].candidates)
 
 
 def scores(
@@ -200,18 +203,6 @@ def table(
         {**label, **dict(zip(names, cells[k * width : (k + 1) * width], strict=True))}
         for k, label in enumerate(labels)
     ]
-
-
-def run_rows(
-    model: "HFModel", asked: Asked, suffix: Sequence[int], rows: Sequence[Sequence[Edit]]
-) -> Float[Tensor, "row d_vocab"]:
-    """Logits after one suffix, once with each list of edits."""
-    out = []
-    for start in range(0, len(rows), ROWS):
-        part = rows[start : start + ROWS]
-        edits = [replace(e, rows=(i,)) for i, own in enumerate(part) for e in own]
-        out.append(model.extend(asked.prefix, [suffix] * len(part), edits=edits).logits)
-    return torch.cat(out)
 
 
 # -- helpers ------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ Directions learned by gradient (`circuits.binding_das`) stand beside them, with 
 the order of groups (Dai et al. 2409.05448).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from circuits.binding_das import Lesson, learned_basis
 from circuits.binding_ids import as_long, edited, group_means, roles_of, rotations
 from circuits.binding_knockout import draw, questions, scores, table
 from circuits.competence import Ready
-from circuits.interchange import ask, last_states, last_token, patched_logits
+from circuits.interchange import LastToken, ask_groups, last_states, last_token, patched_logits
 from interp.sites import Edit, Site
 from probes.binding_pairs import recipients
 
@@ -222,7 +222,7 @@ def _training(
     groups: list[int] = []
     for index in range(FIRST_TRAIN, FIRST_TRAIN + n_train):
         for matrix in rotations(draw(ready, index, seed=seed).matrix):
-            asked = ask(model, [ready.writer.write(matrix, g) for g in range(len(matrix))])
+            asked = ask_groups(model, ready.writer, matrix)
             found.append(last_states(model, asked, [layer])[0].float())
             groups += range(len(matrix))
     return torch.cat(found), np.array(groups)
@@ -245,22 +245,28 @@ def _learned(
     }
 
 
-def _lessons(model: "HFModel", ready: Ready, layer: int, index: int, seed: int) -> list[Lesson]:
-    """Pairs of an entity set whose answer the whole interchange changes to another group."""
+def _pairs(
+    model: "HFModel", ready: Ready, layer: int, index: int, seed: int
+) -> Iterator[tuple[LastToken, Tensor, Tensor]]:
+    """By donor question of an entity set: a recipient, the donor's vector, candidates' tokens."""
     entity_set = ready.sampler().draw(index, ["main"], seed=seed)
     donor, rng = entity_set.donors[0], np.random.default_rng([seed, index])
     own, ids = questions(model, ready, entity_set)
-    theirs = ask(model, [ready.writer.write(donor.matrix, p) for p in donor.groups])
+    theirs = ask_groups(model, ready.writer, donor.matrix, donor.groups)
     given = last_states(model, theirs, [layer])[0]
-    out = []
     for k, p in enumerate(donor.groups):
         (i_n,) = recipients(entity_set, donor, p, rng, n=1)
-        at = last_token(model, own, i_n, [layer])
-        logits = next(iter(patched_logits(model, at, [(layer, given[k])])))
+        yield last_token(model, own, i_n, [layer]), given[k], ids
+
+
+def _lessons(model: "HFModel", ready: Ready, layer: int, index: int, seed: int) -> list[Lesson]:
+    """Pairs of an entity set whose answer the whole interchange changes to another group."""
+    out = []
+    for at, given, ids in _pairs(model, ready, layer, index, seed):
+        (logits,) = patched_logits(model, at, [(layer, given)])
         answer = int(logits[ids].argmax())
         if answer != int(at.logits[ids].argmax()):
-            state = at.states[layer].float()
-            out.append(Lesson(at, state, given[k].float(), torch.as_tensor(ids), answer))
+            out.append(Lesson(at, at.states[layer].float(), given.float(), ids, answer))
     return out
 
 
@@ -272,17 +278,9 @@ def _trials(
 
     None where the whole interchange changes no answer.
     """
-    entity_set = ready.sampler().draw(index, ["main"], seed=seed)
-    donor, rng = entity_set.donors[0], np.random.default_rng([seed, index])
-    own, ids = questions(model, ready, entity_set)
-    theirs = ask(model, [ready.writer.write(donor.matrix, p) for p in donor.groups])
-    given = last_states(model, theirs, [layer])[0]
     out: list[np.ndarray | None] = []
-    for k, p in enumerate(donor.groups):
-        (i_n,) = recipients(entity_set, donor, p, rng, n=1)
-        at = last_token(model, own, i_n, [layer])
-        state = at.states[layer]
-        vectors = [given[k], *(within(b, state, given[k]) for b in bases)]
+    for at, given, ids in _pairs(model, ready, layer, index, seed):
+        vectors = [given, *(within(b, at.states[layer], given) for b in bases)]
         logits = torch.stack(list(patched_logits(model, at, [(layer, v) for v in vectors])))
         top, probs = logits.argmax(-1), logits[:, ids].float().softmax(-1)
         before = at.logits[ids].float().softmax(-1)

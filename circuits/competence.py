@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from circuits.binding_plan import BindSettings, Study
-from circuits.interchange import Asked, ask, last_logits
+from circuits.interchange import Asked, answer_ids, ask_groups, last_logits
 from circuits.measure import stop_tokens
 from probes.answer_form import Answers, find_form
 from probes.binding_pairs import Sampler
@@ -104,7 +104,7 @@ def _tried(model: "HFModel", writer: Writer, n: int, seed: int) -> tuple[float, 
     prompts: list[BindingPrompt] = []
     logits = []
     for k in range(N_TRIED):
-        asked = ask(model, _prompts(writer, n, FIRST + k, seed))
+        asked = _asked(model, writer, n, FIRST + k, seed)
         logits.append(last_logits(model, asked))
         prompts += asked.prompts
         texts = _said(model, asked)
@@ -115,10 +115,10 @@ def _tried(model: "HFModel", writer: Writer, n: int, seed: int) -> tuple[float, 
 
 
 def _answered(model: "HFModel", ready: Ready, index: int, seed: int) -> list[dict[str, Any]]:
-    asked = ask(model, _prompts(ready.writer, ready.study.n, index, seed))
+    asked = _asked(model, ready.writer, ready.study.n, index, seed)
     probs = last_logits(model, asked).float().softmax(-1)
     texts = _said(model, asked)
-    ids = torch.tensor([ready.answers.token(w) for w in asked.prompts[0].candidates])
+    ids = answer_ids(ready.answers, asked.prompts[0].candidates)
     rows = []
     for prompt, row, text in zip(asked.prompts, probs, texts, strict=True):
         own = row[ids]
@@ -131,11 +131,10 @@ def _answered(model: "HFModel", ready: Ready, index: int, seed: int) -> list[dic
     return rows
 
 
-def _prompts(writer: Writer, n: int, index: int, seed: int) -> list[BindingPrompt]:
-    matrix, _ = Sampler(writer.task, writer.question, n).words(
-        np.random.default_rng([seed, index, n])
-    )
-    return [writer.write(matrix, g) for g in range(n)]
+def _asked(model: "HFModel", writer: Writer, n: int, index: int, seed: int) -> Asked:
+    rng = np.random.default_rng([seed, index, n])
+    matrix, _ = Sampler(writer.task, writer.question, n).words(rng)
+    return ask_groups(model, writer, matrix)
 
 
 def _said(model: "HFModel", asked: Asked) -> list[str]:

@@ -7,7 +7,7 @@ token and nothing below the layer depends on the patch.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +20,7 @@ from interp.sites import Edit, Site
 from interp.trace import Prefix, SiteRead
 from probes.answer_form import Answers
 from probes.binding_pairs import Donor, EntitySet, recipients
-from probes.binding_prompts import BindingPrompt, Writer, shared_start
+from probes.binding_prompts import BindingPrompt, Matrix, Writer, shared_start
 
 if TYPE_CHECKING:
     from interp.backends.hf import HFModel
@@ -102,6 +102,19 @@ def ask(model: "HFModel", prompts: Sequence[BindingPrompt]) -> Asked:
     return Asked(model.prefill(prompts[0].tokens[:start]), tuple(prompts), start)
 
 
+def ask_groups(
+    model: "HFModel", writer: Writer, matrix: Matrix, groups: Sequence[int] | None = None
+) -> Asked:
+    """Questions about groups of a context (all when None), read up to where they part."""
+    chosen = range(len(matrix)) if groups is None else groups
+    return ask(model, [writer.write(matrix, g) for g in chosen])
+
+
+def answer_ids(answers: Answers, words: Sequence[str]) -> Int[Tensor, " word"]:
+    """The tokens with which words are answered."""
+    return torch.tensor([answers.token(w) for w in words])
+
+
 def last_logits(model: "HFModel", asked: Asked) -> Float[Tensor, "prompt d_vocab"]:
     """Logits of the token that comes after each prompt."""
     return model.extend(asked.prefix, [asked.suffix(i) for i in range(len(asked.prompts))]).logits
@@ -160,13 +173,21 @@ def patched_logits(
     model: "HFModel", at: LastToken, vectors: Sequence[tuple[int, Tensor]]
 ) -> Iterator[Float[Tensor, " d_vocab"]]:
     """Logits after the last token, once for each (layer, vector) put in the place of its own."""
-    for start in range(0, len(vectors), ROWS):
-        part = vectors[start : start + ROWS]
-        edits = [
-            Edit(entering(model, layer), "replace", vector, rows=(row,), positions=(0,))
-            for row, (layer, vector) in enumerate(part)
-        ]
-        yield from model.extend(at.prefix, [[at.token]] * len(part), edits=edits).logits
+    rows = [
+        [Edit(entering(model, layer), "replace", vector, positions=(0,))]
+        for layer, vector in vectors
+    ]
+    yield from edited_logits(model, at.prefix, [at.token], rows)
+
+
+def edited_logits(
+    model: "HFModel", prefix: Prefix, suffix: Sequence[int], rows: Sequence[Sequence[Edit]]
+) -> Iterator[Float[Tensor, " d_vocab"]]:
+    """Logits after one suffix, once with each list of edits (whose own `rows` are not read)."""
+    for start in range(0, len(rows), ROWS):
+        part = rows[start : start + ROWS]
+        edits = [replace(e, rows=(i,)) for i, own in enumerate(part) for e in own]
+        yield from model.extend(prefix, [suffix] * len(part), edits=edits).logits
 
 
 def read_answers(row: Tensor, candidates: Int[Tensor, " candidate"], said: int) -> Reading:
@@ -192,8 +213,8 @@ def run_set(
 
     Every recipient question is also patched with its own vectors, which must change nothing.
     """
-    own = ask(model, [writer.write(entity_set.matrix, g) for g in range(entity_set.n)])
-    ids = torch.tensor([answers.token(w) for w in own.prompts[0].candidates])
+    own = ask_groups(model, writer, entity_set.matrix)
+    ids = answer_ids(answers, own.prompts[0].candidates)
     jobs = _jobs(model, writer, answers, entity_set, layers, n_recipients, collisions, seed)
     cases, readings, unpatched, change = [], [], {}, 0.0
     for i_n, rows in sorted(jobs.items()):
@@ -233,6 +254,6 @@ def _donor_states(
     model: "HFModel", writer: Writer, answers: Answers, donor: Donor, layers: Sequence[int]
 ) -> tuple[Tensor, list[int]]:
     """States `[layer, question, d_model]` of a donor's questions, and their answers' tokens."""
-    prompts = [writer.write(donor.matrix, p) for p in donor.groups]
-    said = [answers.token(prompt.answer or "") for prompt in prompts]
-    return last_states(model, ask(model, prompts), layers), said
+    asked = ask_groups(model, writer, donor.matrix, donor.groups)
+    said = [answers.token(prompt.answer or "") for prompt in asked.prompts]
+    return last_states(model, asked, layers), said

@@ -154,7 +154,7 @@ class HFModel:
         groups = _groups(lengths, at, first)
         begins = [min(first[i] for i in group) for group in groups]
         stems = self._stems(prefix, suffixes, at, shared, begins)
-        idle = self._idle(wanted, read, edits)
+        above = range(self._needed(wanted, read, edits), self.spec.n_layers)
         out: dict[int, Tensor] = {}
         for group, begin in zip(groups, begins, strict=True):
             n_prefix = max(at[i] for i in group)
@@ -163,8 +163,9 @@ class HFModel:
             rows = [s.start + p for s in spans for p in wanted[s.suffix]]
             cache = caches.extending(prefix.keys, prefix.values, n_prefix, keep=False)
             tokens = torch.cat([torch.as_tensor(suffixes[i], dtype=torch.long) for i in group])
-            contexts = [*self._upon(stems, begin, [shared.stem[i] for i in group]), *idle()]
-            result = run.forward(tokens, layout, spans, cache, rows, *contexts)
+            lower = self._upon(stems, begin, [shared.stem[i] for i in group])
+            upper = skipping(self.anatomy, above)
+            result = run.forward(tokens, layout, spans, cache, rows, *lower, upper)
             pieces = result.split([len(wanted[i]) for i in group])
             out.update(zip(group, pieces, strict=True))
         return run.trace(torch.cat([out[i] for i in range(len(lengths))]))
@@ -276,16 +277,15 @@ class HFModel:
             run.forward(tokens, layout, _spans(group, lengths), cache, [0], *lower)
         return stems
 
-    def _idle(
+    def _needed(
         self, wanted: Sequence[Sequence[int]], read: Sequence[Read], edits: Sequence[Edit]
-    ) -> Callable[[], list[AbstractContextManager]]:
-        """Contexts that leave out layers above the last one read, where no logits are wanted."""
+    ) -> int:
+        """How many layers have to run: up to the last one read, where no logits are wanted."""
         sites = [s for r in read if isinstance(r, SiteRead) for s in r.sites]
         rows = any(not isinstance(r, SiteRead) for r in read)
         if edits or any(wanted) or rows or not sites:
-            return list
-        top = max(s.layer + (s.kind != "resid_pre") for s in sites)
-        return lambda: [skipping(self.anatomy, range(top, self.spec.n_layers))]
+            return self.spec.n_layers
+        return max(s.layer + (s.kind != "resid_pre") for s in sites)
 
     def _upon(
         self, stems: Stems, begin: int, rows: Sequence[int]

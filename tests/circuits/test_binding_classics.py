@@ -13,7 +13,7 @@ from circuits import binding_ids as ids
 from circuits import binding_knockout as ways
 from circuits import binding_subspace as sub
 from circuits.binding_classics import CLASSICS, run_classics
-from circuits.interchange import last_token, patched_logits
+from circuits.interchange import answer_ids, edited_logits, last_token, patched_logits
 from interp.errors import PromptError, UnknownNameError
 from interp.sites import Edit, Site
 
@@ -140,7 +140,7 @@ def test_freezing_equals_a_whole_forward_with_hooks():
     all_ways = [("last", 3), ("entities", 2)]
     rng = np.random.default_rng(0)
     rows = ways._exchanges(model, asked, (1, 6), 1, all_ways, rng)
-    logits = ways.run_rows(model, asked, asked.suffix(1), rows)
+    logits = torch.stack(list(edited_logits(model, asked.prefix, asked.suffix(1), rows)))
     n = model.spec.n_layers
     swap = (1, put(places, theirs[1][places]))
     for row, changes in (
@@ -242,7 +242,7 @@ def test_a_moved_target_equals_a_whole_forward_with_hooks():
     model, _, ready, _ = bindings.ready("mixture")
     asked, _ = ways.questions(model, ready, ways.draw(ready, 3, seed=0))
     word, states = ids._stranger(model, ready, asked.prompts[0], 4, np.random.default_rng(1))
-    assert word not in ways.answer_ids(ready, asked.prompts[0].candidates)
+    assert word not in answer_ids(ready.answers, asked.prompts[0].candidates)
     place = asked.prompts[0].places[6, asked.prompts[0].target]
     logits = ids.edited(model, asked, ids._everywhere(place, states), [4])
     changes = [(k, put([place], v)) for k, v in enumerate(states)]

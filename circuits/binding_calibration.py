@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,8 @@ import numpy as np
 from circuits.binding_mixture import KERNEL
 from circuits.binding_result import StudyResult
 from circuits.binding_run import binding
-from circuits.shelf import Part, Shelf
+from circuits.mixture import MixtureFit
+from circuits.shelf import Shelf
 from circuits.statistics import clopper_pearson
 from interp.errors import PromptError, ResultError, UnknownNameError
 from interp.store import RESULT, Provenance, provenance, read_result, write_folder, write_json
@@ -126,14 +128,8 @@ def calibrate_binding(
     settings: dict[str, Any] = {"models": list(models), "seeds": seeds, "n": n, **OPTIONS}
     shelf, start, rows = Shelf(folder, settings), time.perf_counter(), []
     jobs = [(name, seed) for name in models for seed in range(seeds)]
-    made = None
     for k, (name, seed) in enumerate(jobs):
-        part = shelf.read(f"{name}-{seed}")
-        if part is None:
-            row, made = _one(name, seed, n)
-            part = Part({}, [row | {"_made": made}])
-            shelf.write(f"{name}-{seed}", part)
-        rows += part.rows
+        rows += shelf.kept_rows(f"{name}-{seed}", partial(_one, name, seed, n))
         if progress is not None:
             progress(k + 1, len(jobs), name)
     made = rows[-1]["_made"] | {"model": "planted", "seconds": time.perf_counter() - start}
@@ -141,8 +137,8 @@ def calibrate_binding(
     return BindingCalibration(settings, Provenance(**made), frame)
 
 
-def _one(name: str, seed: int, n: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A row, and what made it."""
+def _one(name: str, seed: int, n: int) -> list[dict[str, Any]]:
+    """A row; what made it is under `_made`."""
     import torch
 
     import interp
@@ -158,7 +154,8 @@ def _one(name: str, seed: int, n: int) -> tuple[dict[str, Any], dict[str, Any]]:
         study = binding(model, tasks=str(path), n=n, seed=seed, **OPTIONS).study()
     seconds = time.perf_counter() - start
     made = vars(provenance(model, seconds=seconds))
-    return {"model": name, "seed": seed} | _held(study, planted.truth) | {"seconds": seconds}, made
+    held = _held(study, planted.truth)
+    return [{"model": name, "seed": seed, **held, "seconds": seconds, "_made": made}]
 
 
 def _held(study: StudyResult, truth: BindingTruth) -> dict[str, Any]:
@@ -181,8 +178,6 @@ def _held(study: StudyResult, truth: BindingTruth) -> dict[str, Any]:
 
 def _errors(found: dict[str, Any], truth: BindingTruth) -> tuple[float | None, float | None]:
     """Largest error of a weight as a share of it, and of the width in groups."""
-    from circuits.mixture import MixtureFit
-
     fields = found.get("mixture", {}).get("fit")
     if truth.row.name not in EXACT or not fields:
         return None, None

@@ -8,6 +8,7 @@ predicts the answers (arXiv 2510.06182). Measured first, concluded from the reco
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from circuits.binding_plan import BindSettings, Study, plan_studies
 from circuits.binding_result import BindingResult, StudyResult
 from circuits.binding_study import CONTROL, MAIN, SWEEP, joined, measure_stage, n_parts, safe
 from circuits.competence import Ready, make_ready, preflight
-from circuits.shelf import Part, Shelf, model_label
+from circuits.shelf import Shelf, model_label
 from interp.errors import PromptError
 from interp.store import provenance
 
@@ -121,30 +122,26 @@ def _preflight(
     model: "HFModel", ready: Ready, settings: BindSettings, shelf: Shelf
 ) -> pd.DataFrame:
     name = f"{safe(ready.study.key)}-preflight"
-    part = shelf.read(name)
-    if part is None:
-        part = Part({}, preflight(model, ready, settings))
-        shelf.write(name, part)
-    return pd.DataFrame(part.rows)
+    return pd.DataFrame(shelf.kept_rows(name, partial(preflight, model, ready, settings)))
 
 
 def _further(
     model: "HFModel", ready: Ready, layer: int, settings: BindSettings, shelf: Shelf
 ) -> dict[str, Any]:
     """Heads and older measurements, where they are asked for."""
-    wanted: dict[str, Callable[[], dict[str, Any]]] = {}
-    if settings.heads:
-        wanted["heads"] = lambda: find_heads(model, ready, layer, seed=settings.seed)
-    if settings.classics:
-        wanted["classics"] = lambda: run_classics(model, ready, layer, seed=settings.seed)
     out = {}
-    for name, run in wanted.items():
-        part = shelf.read(f"{safe(ready.study.key)}-{name}")
-        if part is None:
-            part = Part({}, [run()])
-            shelf.write(f"{safe(ready.study.key)}-{name}", part)
-        out[name] = part.rows[0]
+    for name, asked, measure in (
+        ("heads", settings.heads, find_heads),
+        ("classics", settings.classics, run_classics),
+    ):
+        if asked:
+            run = partial(_rows, measure, model, ready, layer, seed=settings.seed)
+            (out[name],) = shelf.kept_rows(f"{safe(ready.study.key)}-{name}", run)
     return out
+
+
+def _rows(measure: Callable[..., dict[str, Any]], *args: Any, **options: Any) -> list[dict]:
+    return [measure(*args, **options)]
 
 
 def _about(ready: Ready) -> dict[str, Any]:

@@ -79,8 +79,8 @@ def measure_stage(
     designs, n_sets, repeats, n_recipients = _programme(settings, stage)
     for k in range(n_sets if designs else 0):
         name = f"{safe(ready.study.key)}-{stage}-{k}"
-        part = shelf.read(name)
-        if part is None:
+
+        def make(k: int = k) -> Part:
             entity_set = ready.sampler(collisions=settings.collisions).draw(
                 OFFSET[stage] + k, designs, seed=settings.seed, repeats=repeats
             )
@@ -88,8 +88,9 @@ def measure_stage(
                 model, ready.writer, ready.answers, entity_set, layers=layers,
                 n_recipients=n_recipients, collisions=settings.collisions, seed=settings.seed,
             )  # fmt: skip
-            part = _part(run, stage)
-            shelf.write(name, part)
+            return _part(run, stage)
+
+        part = shelf.kept(name, make)
         tick()
         rows = pd.DataFrame(part.rows, columns=COLUMNS)
         yield Records(rows, *(part.values[name] for name in ARRAYS))

@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,7 @@ from circuits.calibration_truth import (
 )
 from circuits.retrieval import scan
 from circuits.scan_result import ScanResult
-from circuits.shelf import Part, Shelf
+from circuits.shelf import Shelf
 from circuits.statistics import auroc, cluster_interval
 from circuits.validation import validate
 from circuits.validation_plan import ValidateSettings
@@ -98,12 +99,9 @@ def calibrate(
     todo = [(name, seed) for seed in range(seeds) for name in models]
     rows: list[Row] = []
     for i, (name, seed) in enumerate(todo):
-        part = shelf.read(f"{name}-{seed}")
-        if part is None:
-            report(i, len(todo), f"{name}, seed {seed}")
-            part = Part({}, _one(name, seed, n_draws=n_draws, scope=scope))
-            shelf.write(f"{name}-{seed}", part)
-        rows += part.rows
+        report(i, len(todo), f"{name}, seed {seed}")
+        one = partial(_one, name, seed, n_draws=n_draws, scope=scope)
+        rows += shelf.kept_rows(f"{name}-{seed}", one)
         report(i + 1, len(todo), "")
     return CalibrationResult.of(settings, rows)
 

@@ -11,6 +11,7 @@ grid.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,7 +32,7 @@ from circuits.paths import (
     reference_sites,
     screen_paths,
 )
-from circuits.shelf import Part, Shelf, model_label
+from circuits.shelf import Shelf, model_label
 from interp.errors import PromptError, ResultError
 from interp.sites import Head
 from interp.store import provenance
@@ -103,11 +104,8 @@ def find_circuit(
     shelf, rows = Shelf(parts, label | model_label(model)), []
     for i, p in enumerate(test):
         report(2 + i, len(test) + 2, f"paths: {p.name}")
-        part = shelf.read(f"case-{i:03d}")
-        if part is None:
-            part = Part({}, _one(model, p, edges, receivers, means, sets))
-            shelf.write(f"case-{i:03d}", part)
-        rows += part.rows
+        one = partial(_one, model, p, edges, receivers, means, sets)
+        rows += shelf.kept_rows(f"case-{i:03d}", one)
         report(3 + i, len(test) + 2, "")
     return _result(model, settings, chosen, receivers, rows, time.monotonic() - started)
 

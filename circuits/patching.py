@@ -8,6 +8,7 @@ mirror images (arXiv 2404.15255), so both are run and each row names its directi
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -85,10 +86,7 @@ def patch(
         for j, direction in enumerate(DIRECTIONS):
             name = f"{direction}-{i:03d}"
             report(2 * i + j, total, f"{direction}: {p.name}")
-            part = shelf.read(name)
-            if part is None:
-                part = _one(model, p, direction, chosen, settings)
-                shelf.write(name, part)
+            part = shelf.kept(name, partial(_one, model, p, direction, chosen, settings))
             rows += part.rows
             screened.append((direction, p.name, part.values))
             report(2 * i + j + 1, total, "")

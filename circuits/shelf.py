@@ -5,6 +5,7 @@ label (settings, weights); parts of another label are refused. Without a folder 
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,20 @@ class Shelf:
                 return Part({k: file.get_tensor(k) for k in file.keys()}, rows)  # noqa: SIM118
         except (SafetensorError, OSError, KeyError, ValueError):
             return None  # half-written by a power cut: the part is simply run again
+
+    def kept(self, name: str, make: Callable[[], Part]) -> Part:
+        """The finished part of this name; made and kept where there is none."""
+        part = self.read(name)
+        if part is None:
+            part = make()
+            self.write(name, part)
+        return part
+
+    def kept_rows(
+        self, name: str, make: Callable[[], list[dict[str, Any]]]
+    ) -> list[dict[str, Any]]:
+        """Rows of a part without arrays, made and kept where there are none."""
+        return self.kept(name, lambda: Part({}, make())).rows
 
     def write(self, name: str, part: Part) -> None:
         """Keep a part, whole or not at all."""

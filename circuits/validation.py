@@ -252,13 +252,14 @@ class _Bench:
     def _specificity(self) -> list[dict[str, Any]]:
         if not self.settings.specificity:
             return []
-        part = self.shelf.read("specificity")
-        if part is None:
+
+        def make() -> list[dict[str, Any]]:
             self.report(self.done, self.total, "plain text, facts, copies")
-            part = Part({}, self._run_specificity())
-            self.shelf.write("specificity", part)
+            return self._run_specificity()
+
+        rows = self.shelf.kept_rows("specificity", make)
         self._tick()
-        return part.rows
+        return rows
 
     def _run_specificity(self) -> list[dict[str, Any]]:
         how, n = self._first_for_all(), self.settings.n_curve
@@ -291,11 +292,12 @@ class _Bench:
 
     def _part(self, job: str, scene: Scene, case: Case, work: Callable[[], Part]) -> Part:
         name = f"{job}-c{scene.context.index:03d}-{case.trial.planted:02d}"
-        part = self.shelf.read(name)
-        if part is None:
+
+        def make() -> Part:
             self.report(self.done, self.total, f"{job}: {case.trial.needle}")
-            part = work()
-            self.shelf.write(name, part)
+            return work()
+
+        part = self.shelf.kept(name, make)
         self._tick()
         return part
 

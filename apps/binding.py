@@ -1,12 +1,11 @@
 """Commands about binding: `bind` and `bench bind`. Registered by `apps.cli`."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from apps.console import Lines, print_mapping, say
+from apps.console import Lines, show_figures
 from apps.options import (
     AsJson,
     Device,
@@ -17,6 +16,7 @@ from apps.options import (
     Seed,
     Threads,
     command_line,
+    finished_run,
     interruptible,
     load,
     machine,
@@ -24,7 +24,6 @@ from apps.options import (
     numbers,
     run_folder,
 )  # fmt: skip
-from interp.errors import ResultError
 
 
 def register(app: typer.Typer, bench: typer.Typer) -> None:
@@ -79,7 +78,6 @@ def bind(
     """How a model retrieves bound entities: by position, by word, by pointer; or why not."""
     from apps.binding_report import finish
     from circuits.binding_plan import CONTROLS, BindSettings, check_settings
-    from circuits.binding_result import BindingResult
     from circuits.binding_run import binding
     from probes.binding_tasks import task_names
 
@@ -97,11 +95,8 @@ def bind(
     lines = Lines(quiet=as_json)
     loaded = load(model, device, dtype, revision, device_map, threads)
     lines.say(f"model: {loaded.source.name} ({loaded.source.detail})")
-    if (folder / "result.json").exists():
-        result = BindingResult.load(folder)
-        if result.provenance.weight_hash != loaded.source.weight_hash:
-            raise ResultError(f"{folder} holds a result of another model; name another --output")
-    else:
+    result = finished_run(folder, "circuits.binding_result", "BindingResult", loaded)
+    if result is None:
         with lines.progress("entity sets") as report:
             result = binding(loaded, settings, parts=folder / "parts", progress=report)
         result.settings.update(command=command_line("bind"), machine=machine(loaded))
@@ -129,9 +124,4 @@ def bench_bind(
     figures = run(
         loaded, task=task, target=target, n=n, evaluations=evaluations, loops=loops, layer=layer
     )
-    if output is not None:
-        output.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
-    if as_json:
-        say(json.dumps(figures))
-    else:
-        print_mapping({k: v for k, v in figures.items() if k != "provenance"})
+    show_figures(figures, output, as_json=as_json)

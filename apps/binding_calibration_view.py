@@ -13,7 +13,7 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def print_rows(result: "BindingCalibration") -> None:
+def print_tables(result: "BindingCalibration") -> None:
     """The table on the console, and the counts under it."""
     print_table("Binding detector on compiled models", COLUMNS, _rows(result))
     print(_words(result))

@@ -4,12 +4,13 @@ Parses, calls what a notebook calls, prints and saves; registered by `apps.cli`.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from apps.console import Lines, print_mapping, say
+from apps.console import Lines, say, show_figures
 from apps.options import (
     AsJson,
     Device,
@@ -20,6 +21,7 @@ from apps.options import (
     Seed,
     Threads,
     command_line,
+    finished_run,
     interruptible,
     load,
     machine,
@@ -117,7 +119,7 @@ def validate(
     check_settings(settings)
     lines, folder = _start(heads, "validate", output, resume, as_json)
     loaded = _model(heads, model, lines, device, dtype, revision, device_map, threads)
-    result = _finished(folder, "circuits.validation_result", "ValidationResult", loaded)
+    result = finished_run(folder, "circuits.validation_result", "ValidationResult", loaded)
     if result is None:
         with lines.progress("parts") as report:
             result = run(loaded, heads, settings, parts=folder / "parts", progress=report)
@@ -161,7 +163,7 @@ def patch(
     is_run = Path(heads).is_dir() and (Path(heads) / "result.json").exists()
     named = model if is_run else heads
     loaded = _model(heads, named, lines, device, dtype, revision, device_map, threads)
-    result = _finished(folder, "circuits.patch_result", "PatchResult", loaded)
+    result = finished_run(folder, "circuits.patch_result", "PatchResult", loaded)
     if result is None:
         inherited = _scanned(heads) if is_run else ()
         own = dict(_prompts(haystack, needles, style, cue_words))
@@ -205,7 +207,7 @@ def circuit(
 
     lines, folder = _start(heads, "circuit", output, resume, as_json)
     loaded = _model(heads, model, lines, device, dtype, revision, device_map, threads)
-    result = _finished(folder, "circuits.circuit_result", "CircuitResult", loaded)
+    result = finished_run(folder, "circuits.circuit_result", "CircuitResult", loaded)
     if result is None:
         settings = CircuitSettings(
             receivers=receivers, senders=senders, n_random=random, n_needles=needles_tested,
@@ -233,72 +235,59 @@ def calibrate(
     from probes.planted import PLANTED
     from probes.planted_binding import PLANTED_BINDING
 
-    suites: dict[str, tuple[Any, Any]] = {
-        "heads": (PLANTED, _calibrate_heads),
-        "binding": (PLANTED_BINDING, _calibrate_binding),
-    }
+    suites: dict[str, Mapping[str, Any]] = {"heads": PLANTED, "binding": PLANTED_BINDING}
     if only and only not in suites:
         raise UnknownNameError("suite", only, suites)
     wanted = names(models)
-    known = {s: [m for m in wanted if m in table] for s, (table, _) in suites.items()}
     for name in wanted:
-        if not any(name in found for found in known.values()):
+        if not any(name in table for table in suites.values()):
             raise UnknownNameError("planted model", name, [*PLANTED, *PLANTED_BINDING])
     torch.set_num_threads(threads or 1)
-    for suite, (table, run) in suites.items():
-        if (only or suite) == suite and (known[suite] or not wanted):
-            run(output, known[suite] or list(table), seeds, resume, as_json)
+    for suite, table in suites.items():
+        chosen = [name for name in table if name in wanted or not wanted]
+        if (only or suite) == suite and chosen:
+            _calibrated(suite, chosen, output, seeds=seeds, resume=resume, as_json=as_json)
 
 
-def _calibrate_heads(
-    output: Path, models: list[str], seeds: int, resume: bool, as_json: bool
+def _calibrated(
+    suite: str, models: list[str], output: Path, *, seeds: int, resume: bool, as_json: bool
 ) -> None:
-    from apps import calibration_view as view
-    from apps.html_parts import write_whole
-    from circuits.calibration import calibrate as run
-    from circuits.calibration_result import CalibrationResult
-
-    folder = run_folder(output, "calibration", resume=resume)
+    """One suite: run or read again, saved, shown."""
+    run, Result, view = _suite(suite)
+    named = output if suite == "heads" else output.with_name(f"{output.name}-{suite}")
+    folder = run_folder(named, "calibration", resume=resume)
     lines = Lines(quiet=as_json)
     if (folder / "result.json").exists():
-        result = CalibrationResult.load(folder)
+        result = Result.load(folder)
     else:
         with lines.progress("models") as report:
             result = run(models=models, seeds=seeds, folder=folder / "parts", progress=report)
         result.settings["command"] = command_line("calibrate")
         result.save(folder)
-    page = write_whole(folder / "page.html", view.page(result))
     if as_json:
         told = {"command": result.settings.get("command", ""), "markdown": view.markdown(result)}
         say(json.dumps(told | result.summary(), allow_nan=False))
     else:
         view.print_tables(result)
-    lines.say(f"run folder: {folder.resolve()}\npage: {page.resolve()}")
+    lines.say(f"run folder: {folder.resolve()}")
+    if hasattr(view, "page"):
+        from apps.html_parts import write_whole
+
+        lines.say(f"page: {write_whole(folder / 'page.html', view.page(result)).resolve()}")
 
 
-def _calibrate_binding(
-    output: Path, models: list[str], seeds: int, resume: bool, as_json: bool
-) -> None:
-    from apps.binding_calibration_view import markdown, print_rows
+def _suite(name: str) -> tuple[Any, Any, Any]:
+    """What runs a suite, its result, and what shows it."""
+    if name == "heads":
+        from apps import calibration_view
+        from circuits.calibration import calibrate as run
+        from circuits.calibration_result import CalibrationResult
+
+        return run, CalibrationResult, calibration_view
+    from apps import binding_calibration_view
     from circuits.binding_calibration import BindingCalibration, calibrate_binding
 
-    folder = run_folder(output.with_name(f"{output.name}-binding"), "", resume=resume)
-    lines = Lines(quiet=as_json)
-    if (folder / "result.json").exists():
-        result = BindingCalibration.load(folder)
-    else:
-        with lines.progress("binding models") as report:
-            result = calibrate_binding(
-                models=models, seeds=seeds, folder=folder / "parts", progress=report
-            )
-        result.settings["command"] = command_line("calibrate")
-        result.save(folder)
-    if as_json:
-        told = {"command": result.settings.get("command", ""), "markdown": markdown(result)}
-        say(json.dumps(told | result.summary(), allow_nan=False))
-    else:
-        print_rows(result)
-    lines.say(f"run folder: {folder.resolve()}")
+    return calibrate_binding, BindingCalibration, binding_calibration_view
 
 
 def bench_validate(
@@ -316,12 +305,7 @@ def bench_validate(
 
     loaded = load(model, device, dtype, None, None, threads)
     figures = run(loaded, length=length, n_draws=draws)
-    if output is not None:
-        output.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
-    if as_json:
-        say(json.dumps(figures))
-    else:
-        print_mapping({k: v for k, v in figures.items() if k != "provenance"})
+    show_figures(figures, output, as_json=as_json)
 
 
 # -- what the commands share ------------------------------------------------------------------
@@ -363,18 +347,6 @@ def _scanned(heads: str) -> tuple[tuple[str, Any], ...]:
 
     settings = ScanResult.load(heads).settings
     return tuple((k, settings[k]) for k in INHERITED if k in settings)
-
-
-def _finished(folder: Path, module: str, name: str, loaded: Any) -> Any:
-    """A complete run that is there already (asked for with --resume), or None."""
-    from importlib import import_module
-
-    if not (folder / "result.json").exists():
-        return None
-    result = getattr(import_module(module), name).load(folder)
-    if result.provenance.weight_hash != loaded.source.weight_hash:
-        raise ResultError(f"{folder} holds a result of another model; name another --output")
-    return result
 
 
 def _prompts(

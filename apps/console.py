@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 
@@ -94,6 +95,16 @@ def print_mapping(values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         shown = f"{value:.3f}" if isinstance(value, float) else value
         say(f"{name:{width}}  {shown}")
+
+
+def show_figures(figures: Mapping[str, Any], output: Path | None, *, as_json: bool) -> None:
+    """What a bench measured: into a file where one is named, and on the console."""
+    if output is not None:
+        output.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
+    if as_json:
+        say(json.dumps(figures))
+    else:
+        print_mapping({k: v for k, v in figures.items() if k != "provenance"})
 
 
 def print_models(*, as_json: bool) -> None:

@@ -102,3 +102,15 @@ def run_folder(output: Path | None, name: str, *, resume: bool) -> Path:
     if (folder / "result.json").exists() and not resume:
         raise ResultError(f"{folder} holds a result already; name another --output, or --resume")
     return folder
+
+
+def finished_run(folder: Path, module: str, name: str, loaded: Any) -> Any:
+    """A complete run that is there already (asked for with --resume), or None."""
+    from importlib import import_module
+
+    if not (folder / "result.json").exists():
+        return None
+    result = getattr(import_module(module), name).load(folder)
+    if result.provenance.weight_hash != loaded.source.weight_hash:
+        raise ResultError(f"{folder} holds a result of another model; name another --output")
+    return result

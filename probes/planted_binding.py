@@ -29,15 +29,16 @@ from interp.sites import Head
 from probes import planted_binding_weights as w
 from probes.planted_binding_table import PLANTED_BINDING, BindingRow, Verdict
 from probes.planted_binding_task import (
+    END,
     SPARE,
     draw_task,
     embed,
     layout,
-    make_tokenizer,
     unembed,
     vocabulary,
 )
 from probes.planted_binding_weights import MECHANISMS, Mechanism
+from probes.planted_weights import word_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -158,7 +159,7 @@ def build(name: str, *, n: int = 8, seed: int = 0) -> PlantedBinding:
         guess=_named(task["pools"][asked], wiring.guess, range(n)),
         forms=forms,
     )
-    return PlantedBinding(_converted(model, row.dtype), make_tokenizer(vocab), task, truth)
+    return PlantedBinding(_converted(model, row.dtype), word_tokenizer(vocab, eos=END), task, truth)
 
 
 def formula(

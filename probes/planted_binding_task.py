@@ -8,17 +8,15 @@ import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from interp.errors import PromptError
 from probes.planted_binding_weights import Rows, Space, balanced
+from probes.planted_weights import BOS, UNKNOWN
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
-END, BOS, UNKNOWN = "</s>", "<s>", "<unk>"
+END = "</s>"
 SPARE = 8
 """Words of a pool beyond those of one context."""
 MIN_GROUPS = 4
@@ -123,26 +121,6 @@ def vocabulary(task: Mapping[str, Any], answers: Sequence[str]) -> tuple[str, ..
     plain = _split(" ".join(re.sub(r"\{\w+\}", " ", text) for text in texts))
     entities = [word for words in task["pools"].values() for word in words]
     return tuple(dict.fromkeys((END, BOS, UNKNOWN, *plain, *entities, *answers)))
-
-
-def make_tokenizer(vocab: Sequence[str]) -> "PreTrainedTokenizerFast":
-    """One token a word, capitals told apart; a word that is not ours is one token."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    ids = {word: i for i, word in enumerate(vocab)}
-    rules = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
-    rules.pre_tokenizer = pre_tokenizers.Whitespace()
-    rules.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A", special_tokens=[(BOS, ids[BOS])]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=rules,
-        bos_token=BOS,
-        eos_token=END,
-        unk_token=UNKNOWN,
-        model_input_names=["input_ids", "attention_mask"],
-    )
 
 
 def embed(

@@ -9,7 +9,7 @@ wide gaps instead of exact values, and positions come from rotary pairs, the fas
 distances and the slow ones, which hardly turn in a thousand tokens, for content.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -209,12 +209,22 @@ def assemble(
 
 def tokenizer() -> "PreTrainedTokenizerFast":
     """One token a word, case apart; all words that are not ours are one token."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from tokenizers import normalizers
+
+    return word_tokenizer(VOCAB, normalizer=normalizers.Lowercase())
+
+
+def word_tokenizer(
+    vocab: Sequence[str], *, normalizer: Any = None, eos: str | None = None
+) -> "PreTrainedTokenizerFast":
+    """One token a word of a vocabulary that holds `BOS` and `UNKNOWN`; others are `UNKNOWN`."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    ids = {word: i for i, word in enumerate(VOCAB)}
+    ids = {word: i for i, word in enumerate(vocab)}
     rules = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
-    rules.normalizer = normalizers.Lowercase()
+    if normalizer is not None:
+        rules.normalizer = normalizer
     rules.pre_tokenizer = pre_tokenizers.Whitespace()
     rules.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", special_tokens=[(BOS, ids[BOS])]
@@ -222,6 +232,7 @@ def tokenizer() -> "PreTrainedTokenizerFast":
     return PreTrainedTokenizerFast(
         tokenizer_object=rules,
         bos_token=BOS,
+        eos_token=eos,
         unk_token=UNKNOWN,
         model_input_names=["input_ids", "attention_mask"],
     )

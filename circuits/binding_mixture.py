@@ -9,7 +9,7 @@ import numpy as np
 from circuits.binding_labels import candidate_probs
 from circuits.binding_plan import BindSettings
 from circuits.binding_study import Records
-from circuits.case_level import COMPONENTS, Outcomes, locate, responsibilities
+from circuits.case_level import COMPONENTS, locate, responsibilities
 from circuits.mixture import Kernel, Loss, MixtureFit, fit_mixture
 from circuits.mixture_table import (
     How,
@@ -21,6 +21,7 @@ from circuits.mixture_table import (
     mechanism_weights,
     sampling_ceiling,
 )
+from circuits.outcomes import Outcomes
 from interp.errors import ResultError
 
 KERNEL: Kernel = "discrete"

@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from circuits.case_level import CellMeans, Outcomes, Weights, cell_means, jsd
+from circuits.outcomes import CellMeans, Outcomes, Weights, cell_means, jsd
 from interp.errors import ResultError, UnknownNameError
 
 Kernel = Literal["peak", "density", "discrete"]

@@ -13,7 +13,8 @@ from typing import Literal, TypedDict, Unpack, get_args
 import numpy as np
 from jaxtyping import Float
 
-from circuits.case_level import (
+from circuits.mixture import INTERACTION, VARIANTS, Kernel, Loss, MixtureFit, fit_mixture
+from circuits.outcomes import (
     FEWEST,
     CellMeans,
     Outcomes,
@@ -24,7 +25,6 @@ from circuits.case_level import (
     jsd,
     resampled_means,
 )
-from circuits.mixture import INTERACTION, VARIANTS, Kernel, Loss, MixtureFit, fit_mixture
 from interp.errors import ResultError, UnknownNameError
 
 What = Literal["cells", "positions"]

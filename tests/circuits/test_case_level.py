@@ -5,15 +5,12 @@ import pytest
 
 from circuits.case_level import (
     COMPONENTS,
-    Outcomes,
     _entropies,
-    blend_of_entropy,
-    cell_means,
-    entropy,
     locate,
     responsibilities,
 )
 from circuits.mixture import MixtureFit, fit_mixture
+from circuits.outcomes import Outcomes, blend_of_entropy, cell_means, entropy
 from interp.errors import ResultError, UnknownNameError
 
 N = 8

@@ -13,8 +13,8 @@ from scipy.optimize import approx_fprime
 from scipy.spatial.distance import jensenshannon
 
 from circuits import mixture_table as table
-from circuits.case_level import CellMeans, Outcomes, cell_means, entropy, jsd, resampled_means
 from circuits.mixture import VARIANTS, MixtureFit, _Formula, fit_mixture
+from circuits.outcomes import CellMeans, Outcomes, cell_means, entropy, jsd, resampled_means
 from interp.errors import ResultError, UnknownNameError
 
 N = 8

@@ -16,7 +16,7 @@ import pandas as pd
 
 from circuits.binding_across import hypotheses, longer_inputs, transfers
 from circuits.binding_analysis import competence, conclude
-from circuits.binding_classics import run_classics
+from circuits.binding_classics import CLASSICS, run_classics
 from circuits.binding_heads import find_heads
 from circuits.binding_layer import LayerChoice, choose_layer
 from circuits.binding_plan import BindSettings, Study, plan_studies
@@ -109,7 +109,7 @@ def _study(
     whole = joined(records)
     conclusion = conclude(whole, choice, settings, n=study.n, able=able)
     if choice.layer is not None:
-        conclusion |= _further(model, ready, choice.layer, settings, shelf)
+        conclusion |= _further(model, ready, choice.layer, settings, shelf, counter)
     return StudyResult(
         key=study.key, task=study.task.name, target=study.question.target,
         asked=study.question.asked, place=study.place, n=study.n, filler=study.filler,
@@ -126,17 +126,23 @@ def _preflight(
 
 
 def _further(
-    model: "HFModel", ready: Ready, layer: int, settings: BindSettings, shelf: Shelf
-) -> dict[str, Any]:
-    """Heads and older measurements, where they are asked for."""
-    out = {}
-    for name, asked, measure in (
-        ("heads", settings.heads, find_heads),
-        ("classics", settings.classics, run_classics),
-    ):
-        if asked:
-            run = partial(_rows, measure, model, ready, layer, seed=settings.seed)
-            (out[name],) = shelf.kept_rows(f"{safe(ready.study.key)}-{name}", run)
+    model: "HFModel", ready: Ready, layer: int, settings: BindSettings, shelf: Shelf,
+    counter: _Counter,
+) -> dict[str, Any]:  # fmt: skip
+    """Heads and older measurements, where they are asked for; each is kept when it is done."""
+
+    def kept(name: str, measure: Callable[..., dict[str, Any]], **options: Any) -> dict[str, Any]:
+        counter.study = f"{ready.study.key}: {name}"
+        counter.tick(0)
+        run = partial(_rows, measure, model, ready, layer, seed=settings.seed, **options)
+        return shelf.kept_rows(f"{safe(ready.study.key)}-{name}", run)[0]
+
+    out: dict[str, Any] = {}
+    if settings.heads:
+        out["heads"] = kept("heads", find_heads)
+    if settings.classics:
+        found = [kept(name, run_classics, names=(name,)) for name in CLASSICS]
+        out["classics"] = {k: v for part in found for k, v in part.items()}
     return out
 
 

@@ -271,3 +271,25 @@ def test_words_that_split_are_left_out_and_named_when_too_few_are_left(real):
 def test_a_generated_answer_is_the_word_and_not_a_part_of_one():
     assert says(" piano music.", "piano") and says('"Piano"', "piano")
     assert not says(" platinum", "tin") and not says(" pianos", "piano")
+
+
+def test_older_measurements_are_kept_one_by_one(tmp_path):
+    from circuits.binding_classics import CLASSICS
+
+    model, _, path = bindings.world("positional_sharp")
+    options = {"tasks": str(path), "n": 8, "heads": False, "classics": True} | bindings.SMALL
+    seen = []
+
+    def stop(_done, _total, words):
+        seen.append(words)
+        if words.endswith(": factorizability"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        binding(model, parts=tmp_path, progress=stop, **options)
+    kept = {p.name for p in tmp_path.iterdir()}
+    assert any(name.endswith("-id_swaps.safetensors") for name in kept)
+    assert not any(name.endswith("-factorizability.safetensors") for name in kept)
+    found = binding(model, parts=tmp_path, **options).study().conclusion["classics"]
+    assert list(found) == list(CLASSICS)
+    assert all(part["rows" if "rows" in part else "swap"] for part in found.values())

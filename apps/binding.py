@@ -60,7 +60,8 @@ def bind(
     competing: Annotated[bool, typer.Option(help="Filler names entities of the task.")] = False,
     heads: Annotated[bool, typer.Option(help="Which heads write and read the pointer.")] = True,
     classics: Annotated[
-        bool, typer.Option(help="Also binding IDs, ordering IDs, lookbacks, knockouts.")
+        bool,
+        typer.Option(help="Also binding IDs, orderings, lookbacks, knockouts, subspaces: minutes."),
     ] = False,
     bootstrap: Annotated[int, typer.Option(help="Refits of the mixture for intervals.")] = 50,
     output: Annotated[

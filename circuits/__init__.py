@@ -12,6 +12,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from circuits.binding_plan import BindSettings
+    from circuits.binding_result import BindingResult
+    from circuits.binding_run import binding
     from circuits.calibration import calibrate
     from circuits.calibration_result import CalibrationResult
     from circuits.circuit import CircuitSettings, find_circuit
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     from circuits.validation_result import ValidationResult
 
 __all__ = [
+    "BindSettings",
+    "BindingResult",
     "CalibrationResult",
     "CircuitResult",
     "CircuitSettings",
@@ -37,6 +42,7 @@ __all__ = [
     "ScanSettings",
     "ValidateSettings",
     "ValidationResult",
+    "binding",
     "calibrate",
     "compare",
     "find_circuit",
@@ -48,6 +54,8 @@ __all__ = [
 ]
 
 _HOME = {
+    "BindSettings": "circuits.binding_plan",
+    "BindingResult": "circuits.binding_result",
     "CalibrationResult": "circuits.calibration_result",
     "CircuitResult": "circuits.circuit_result",
     "CircuitSettings": "circuits.circuit",
@@ -57,6 +65,7 @@ _HOME = {
     "ScanSettings": "circuits.plan",
     "ValidateSettings": "circuits.validation_plan",
     "ValidationResult": "circuits.validation_result",
+    "binding": "circuits.binding_run",
     "calibrate": "circuits.calibration",
     "compare": "circuits.comparison",
     "find_circuit": "circuits.circuit",

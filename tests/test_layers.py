@@ -1,6 +1,7 @@
 """The architecture, tested: imports go down, backends stay in their folder, files stay small."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,14 @@ def test_no_module_has_the_name_of_a_public_function():
 
     names = {p.stem for p in (ROOT / "circuits").glob("*.py")}
     assert not names & set(circuits.__all__)
+
+
+def test_the_readme_calls_only_what_the_package_gives():
+    import circuits
+
+    called = set(re.findall(r"circuits\.(\w+)\(", (ROOT / "README.md").read_text("utf-8")))
+    assert called and called <= set(circuits.__all__)
+    assert all(getattr(circuits, name).__name__ == name for name in circuits.__all__)
 
 
 @pytest.mark.parametrize("statement", ["import apps.cli", "import interp, probes, circuits"])

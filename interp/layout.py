@@ -39,7 +39,7 @@ class Layout:
     @property
     def plain(self) -> bool:
         """One sequence from its first token on: ordinary causal attention, no mask needed."""
-        return len(self.q_pos) == len(self.k_pos)
+        return len(self.q_pos) == len(self.k_pos) and len(self.crop) == 1
 
     def visible(self, queries: Int[Tensor, " row"] | None = None) -> Bool[Tensor, "row key"]:
         """Causality and segments, before any sliding window."""

@@ -22,10 +22,12 @@ SiteKind = Literal[
     "z",
     "attn_out",
     "resid_mid",
+    "mlp_in",
     "mlp_out",
     "resid_post",
 ]
-"""The places in a layer, in forward order, under TransformerLens' names."""
+"""The places in a layer, in forward order, under TransformerLens' names; `mlp_in` is what the
+feed-forward part is given, behind its norm (there `ln2.hook_normalized`, gain included)."""
 
 SITE_KINDS: tuple[SiteKind, ...] = get_args(SiteKind)
 PER_HEAD: frozenset[SiteKind] = frozenset({"q", "k", "v", "pattern", "z"})

@@ -152,6 +152,12 @@ class Prefix:
         return Prefix(self.tokens[:n_tokens], keys, values, None)
 
 
+def nothing(n_layers: int) -> Prefix:
+    """The prefix of sequences that stand alone: no token."""
+    absent = (None,) * n_layers
+    return Prefix(torch.empty(0, dtype=torch.long), absent, absent, None)
+
+
 def cat_rows(parts: list[RowTrace]) -> RowTrace:
     """Join row traces of groups of suffixes along the row axis."""
     if len(parts) == 1:

@@ -85,8 +85,7 @@ class ExtendingLayer(_WholeLayer):
         if self.keep:
             self.tail = tail
             self.n_seen += key_states.shape[-2]
-        assert self.prefix is not None, "a layer without a prefix was asked for its keys"
-        return _joined(self.prefix, tail)
+        return tail if self.prefix is None else _joined(self.prefix, tail)
 
 
 def _joined(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -114,7 +113,7 @@ def filling(
 def extending(
     keys: Sequence[Tensor | None], values: Sequence[Tensor | None], n_prefix: int, *, keep: bool
 ) -> Cache:
-    """A cache that continues the first `n_prefix` tokens of a prefix."""
+    """A cache that continues the first `n_prefix` tokens of a prefix, which may be none."""
     pairs = zip(keys, values, strict=True)
     return Cache(layers=[ExtendingLayer(k, v, n_prefix, keep) for k, v in pairs])
 

@@ -13,7 +13,7 @@ from interp.sites import Edit, Head, Site
 
 INPUT_SITES = ("q", "k", "v")
 HEAD_SITES = (*INPUT_SITES, "pattern", "z")
-RESIDUAL_SITES = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+RESIDUAL_SITES = ("resid_pre", "attn_out", "resid_mid", "mlp_in", "mlp_out", "resid_post")
 """In the order in which a forward meets them."""
 
 
@@ -101,7 +101,7 @@ def check_site(site: Site, anatomy: Anatomy, *, verb: str) -> None:
         anatomy.spec.check_head(Head(site.layer, site.head))
     if site.kind in (*HEAD_SITES, "attn_out") and anatomy.attention[site.layer] is None:
         raise SiteError(f"layer {site.layer} has no attention; {site.kind} is not applicable")
-    if site.kind == "mlp_out" and anatomy.mlp[site.layer] is None:
+    if site.kind in ("mlp_in", "mlp_out") and anatomy.mlp[site.layer] is None:
         raise SiteError(f"layer {site.layer}: no feed-forward module was found")
     if site.kind == "resid_mid" and anatomy.writers[site.layer] is None:
         raise SiteError(

@@ -26,7 +26,7 @@ from interp.errors import ModelError, SiteError
 from interp.layout import packed, sequence
 from interp.sites import Edit, Site
 from interp.spec import ModelSpec
-from interp.trace import Gradients, Prefix, Read, SiteRead, Trace
+from interp.trace import Gradients, Prefix, Read, SiteRead, Trace, nothing
 
 CHUNK = 4096
 """Tokens of one prefill forward."""
@@ -126,7 +126,7 @@ class HFModel:
 
     def extend(
         self,
-        prefix: Prefix,
+        prefix: Prefix | None,
         suffixes: Sequence[Sequence[int]],
         *,
         at: Sequence[int] | None = None,
@@ -137,6 +137,7 @@ class HFModel:
         """Run suffixes behind a shared prefix, each as if it stood there alone.
 
         Args:
+            prefix: what all suffixes continue; None where they stand alone, from position 0 on.
             suffixes: token ids, of any lengths.
             at: how many tokens of the prefix each suffix sees (all of them when None).
             read, edits: positions count inside each suffix.
@@ -145,6 +146,7 @@ class HFModel:
         Raises:
             SiteError: see `prefill`.
         """
+        prefix = nothing(self.spec.n_layers) if prefix is None else prefix
         at = [len(prefix)] * len(suffixes) if at is None else list(at)
         lengths = self._check_suffixes(prefix, suffixes, at)
         wanted = normalised([[-1]] * len(lengths) if logits is None else logits, lengths, "logits")
@@ -172,7 +174,7 @@ class HFModel:
 
     def gradients(
         self,
-        prefix: Prefix,
+        prefix: Prefix | None,
         suffix: Sequence[int],
         *,
         sites: Sequence[Site],
@@ -184,6 +186,7 @@ class HFModel:
         """Activations of a suffix and the gradient of an objective there: one backward pass.
 
         Args:
+            prefix: what the suffix continues; None where it stands alone.
             sites: without heads (`z`, `q`, `k`, `v` stand for all heads of a layer).
             objective: a scalar from the logits `[row, d_vocab]` at the positions `logits`, and
                 from the activations of `sites`.
@@ -194,6 +197,7 @@ class HFModel:
         Raises:
             SiteError: see `prefill`; a value of another shape, or at no site.
         """
+        prefix = nothing(self.spec.n_layers) if prefix is None else prefix
         at = len(prefix) if at is None else at
         self._check_suffixes(prefix, [suffix], [at])
         return gradient.gradients(
@@ -345,8 +349,9 @@ class HFModel:
         lengths = [len(s) for s in suffixes]
         if not lengths or min(lengths) == 0:
             raise SiteError("extend needs at least one suffix, and one token in each")
-        if len(at) != len(lengths) or not all(0 < a <= len(prefix) for a in at):
-            raise SiteError(f"`at` must name, for each suffix, 1-{len(prefix)} prefix tokens")
+        least = min(1, len(prefix))
+        if len(at) != len(lengths) or not all(least <= a <= len(prefix) for a in at):
+            raise SiteError(f"`at` must name, for each suffix, {least}-{len(prefix)} prefix tokens")
         self._check_length(max(a + n for a, n in zip(at, lengths, strict=True)))
         return lengths
 

@@ -123,6 +123,10 @@ def _hooks(anatomy: Anatomy, site: Site, visit: Visit) -> list[Any]:
         return [layer.register_forward_pre_hook(_on_input(visit), with_kwargs=True)]
     if site.kind == "resid_mid":
         return _middle_hooks(layer, anatomy.writers[site.layer], anatomy, visit)
+    if site.kind == "mlp_in":
+        mlp = anatomy.mlp[site.layer]
+        assert mlp is not None
+        return [mlp.register_forward_pre_hook(_on_input(visit), with_kwargs=True)]
     table = {"attn_out": anatomy.attention, "mlp_out": anatomy.mlp}
     module = table.get(site.kind, anatomy.layers)[site.layer]
     assert module is not None

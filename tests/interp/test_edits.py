@@ -268,3 +268,19 @@ def test_an_edit_is_checked_to_change_what_it_names_and_nothing_else(pair):
     idle = Edit(site, "replace", own, positions=(4,))
     found = check_edits(model, prefix, SUFFIX, [idle])
     assert not found.passed and str(Head(1, 0)) in found.detail
+
+
+def test_what_the_feed_forward_part_is_given_leads_to_what_it_returns(pair):
+    """Read, and put into another token's place: that token's output follows."""
+    model, _ = pair
+    given, made = Site("mlp_in", LAYER), Site("mlp_out", LAYER)
+    everywhere = (tuple(range(len(SUFFIX))),)
+    plain = model.extend(None, [SUFFIX], read=[SiteRead((given, made), everywhere)]).sites
+    module = model.anatomy.mlp[LAYER]
+    with torch.no_grad():
+        out = module(plain[given][None])
+    out = out[0] if isinstance(out, tuple) else out
+    assert torch.allclose(out[0], plain[made], atol=1e-4)
+    edit = Edit(given, "replace", plain[given][2], positions=(5,))
+    edited = model.extend(None, [SUFFIX], read=[SiteRead((made,), everywhere)], edits=[edit]).sites
+    assert torch.allclose(edited[made][5], plain[made][2], atol=1e-4)

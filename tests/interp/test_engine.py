@@ -342,3 +342,28 @@ def test_layers_above_the_last_read_are_left_out_when_no_logits_are_wanted(pair)
     for site in sites:
         assert torch.allclose(short.sites[site], whole.sites[site], atol=1e-5)
     assert short.logits.shape[0] == 0 and not seen
+
+
+def test_sequences_without_a_prefix_equal_bare_forwards(pair):
+    """Three in one packed forward; edits and gradients count from position 0 too."""
+    model, hf = pair
+    value = torch.linspace(-2, 2, model.spec.d_model)
+    edit = Edit(Site("resid_post", 0), "add", value, (1,), (0, 2))
+    everywhere = [range(len(s)) for s in SUFFIXES]
+    read = SiteRead((Site("resid_pre", 1),), tuple(map(tuple, everywhere)))
+    trace = model.extend(None, SUFFIXES, read=[read], logits=everywhere)
+    edited = model.extend(None, SUFFIXES, edits=[edit], logits=everywhere)
+    start = 0
+    for i, suffix in enumerate(SUFFIXES):
+        stop = start + len(suffix)
+        out = _bare(hf, suffix, output_hidden_states=True)
+        assert torch.allclose(trace.logits[start:stop], out.logits[0], atol=1e-4)
+        own = trace.sites[Site("resid_pre", 1)][start:stop]
+        assert torch.allclose(own, out.hidden_states[1][0], atol=1e-4)
+        same = torch.allclose(edited.logits[start:stop], out.logits[0], atol=1e-4)
+        assert same is (i != 1)
+        start = stop
+    found = model.gradients(
+        None, SUFFIXES[0], sites=[Site("resid_pre", 0)], objective=lambda logits, _: logits.sum()
+    )
+    assert torch.allclose(found.logits[0], trace.logits[len(SUFFIXES[0]) - 1], atol=1e-4)

@@ -12,8 +12,6 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from interp.errors import ResultError
-
 FIELDS = ("feature", "count", "documents", "largest", "total")
 """Columns of an entry, in the order in which they are stored."""
 
@@ -98,39 +96,3 @@ class FeatureCounts:
         wanted = np.zeros(self.n_tokens, bool)
         wanted[np.asarray(tokens, dtype=np.int64)] = True
         return self.select(wanted[self.token])
-
-
-def merged(parts: Sequence[FeatureCounts]) -> FeatureCounts:
-    """The counts of several stretches of text that share no document.
-
-    Raises:
-        ResultError: no part, or parts of other vocabularies or dictionaries.
-    """
-    if not parts:
-        raise ResultError("no counts to merge: nothing was counted yet")
-    sizes = {(p.n_tokens, p.n_features) for p in parts}
-    if len(sizes) > 1:
-        raise ResultError(f"counts of other vocabularies or dictionaries cannot be merged: {sizes}")
-    if len(parts) == 1:
-        return parts[0]
-    (n_tokens, n_features) = sizes.pop()
-    key = np.concatenate([p.token.astype(np.int64) * n_features + p.feature for p in parts])
-    columns = {f: np.concatenate([getattr(p, f) for p in parts]) for f in FIELDS[1:]}
-    order = np.argsort(key, kind="stable")
-    key = key[order]
-    first = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
-    combine = {"count": np.add, "documents": np.add, "largest": np.maximum, "total": np.add}
-    reduced = {
-        f: combine[f].reduceat(columns[f][order], first) if len(first) else columns[f]
-        for f in FIELDS[1:]
-    }
-    token = key[first] // n_features
-    return FeatureCounts(
-        n_features,
-        sum((p.occurrences for p in parts[1:]), parts[0].occurrences),
-        sum((p.token_documents for p in parts[1:]), parts[0].token_documents),
-        sum(p.n_documents for p in parts),
-        np.searchsorted(token, np.arange(n_tokens + 1)),
-        (key[first] % n_features).astype(np.int32),
-        **reduced,
-    )

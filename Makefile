@@ -14,7 +14,7 @@ demo: model
 
 test: model
 	cd $(ROOT) && $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
-	cd $(ROOT) && $(BIN)/python -m pytest -q
+	cd $(ROOT) && $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 install: $(VENV)/.installed
 

@@ -26,8 +26,9 @@ SiteKind = Literal[
     "mlp_out",
     "resid_post",
 ]
-"""The places in a layer, in forward order, under TransformerLens' names; `mlp_in` is what the
-feed-forward part is given, behind its norm (there `ln2.hook_normalized`, gain included)."""
+"""The places in a layer, in forward order, under TransformerLens' names where it has them. `mlp_in`
+is what the feed-forward module is given (`mlp.hook_in`), behind its norm and the norm's gain;
+TransformerLens' `ln2.hook_normalized` is taken before the gain."""
 
 SITE_KINDS: tuple[SiteKind, ...] = get_args(SiteKind)
 PER_HEAD: frozenset[SiteKind] = frozenset({"q", "k", "v", "pattern", "z"})

@@ -47,11 +47,34 @@ def load_text(paths: str | Path | Iterable[str | Path] | None = None) -> list[Do
     given = [paths] if isinstance(paths, str | Path) else list(paths)
     if not given:
         raise PromptError("no haystack file was given; name a UTF-8 text file, folder or pattern")
-    files = list(dict.fromkeys(file for one in given for file in _expand(Path(one))))
+    files = list(dict.fromkeys(file for one in given for file in expand_paths(Path(one))))
     texts = [_read(file) for file in files]
     short = [file.name for file in files]
     names = [file.name if short.count(file.name) == 1 else str(file) for file in files]
     return [Document(name, text) for name, text in zip(names, texts, strict=True)]
+
+
+def expand_paths(path: Path, *, suffixes: Sequence[str] = (".txt", ".md")) -> list[Path]:
+    """The file itself, a folder's files of these suffixes, or those that a pattern matches; sorted.
+
+    Raises:
+        PromptError: no such file, an empty folder, or a pattern that matches nothing.
+    """
+    if path.is_dir():
+        found = sorted(f for f in path.rglob("*") if f.suffix.lower() in suffixes)
+        if not found:
+            kinds = " or ".join(suffixes)
+            raise PromptError(f"folder {path} holds no {kinds} file; name the files themselves")
+        return found
+    if path.exists():
+        return [path]
+    if any(mark in str(path) for mark in "*?["):
+        base = Path(path.anchor)
+        found = sorted(f for f in base.glob(str(path.relative_to(base))) if f.is_file())
+        if found:
+            return found
+        raise PromptError(f"no file matches {path}; check the pattern, or name a file or folder")
+    raise PromptError(f"file {path} does not exist; name a UTF-8 text file or a folder")
 
 
 def repetition(text: str, *, window: int = 80) -> float:
@@ -83,23 +106,6 @@ def check_repetition(
             "copies that are no needle: remove the duplicates or use other text"
         )
     return Repetition(shares, total, limit, warning)
-
-
-def _expand(path: Path) -> list[Path]:
-    if path.is_dir():
-        found = sorted(f for f in path.rglob("*") if f.suffix.lower() in {".txt", ".md"})
-        if not found:
-            raise PromptError(f"folder {path} holds no .txt or .md file; name the files themselves")
-        return found
-    if path.exists():
-        return [path]
-    if any(mark in str(path) for mark in "*?["):
-        base = Path(path.anchor)
-        found = sorted(f for f in base.glob(str(path.relative_to(base))) if f.is_file())
-        if found:
-            return found
-        raise PromptError(f"no file matches {path}; check the pattern, or name a file or folder")
-    raise PromptError(f"haystack file {path} does not exist; name a UTF-8 text file or a folder")
 
 
 def _read(path: Path) -> str:

@@ -101,7 +101,7 @@ class Counter:
     """Counts that grow document by document."""
 
     def __init__(self, n_tokens: int, n_features: int, *, chunk: int = CHUNK) -> None:
-        self.sizes = {"n_tokens": n_tokens, "n_features": n_features}
+        self.n_tokens, self.n_features = n_tokens, n_features
         self.chunk = chunk
         self.runs: list[FeatureCounts] = []
         self.waiting: list[tuple[np.ndarray, ...]] = []
@@ -142,7 +142,18 @@ class Counter:
         if not self.waiting:
             return
         columns = [np.concatenate(c) for c in zip(*self.waiting, strict=True)]
-        self.runs.append(count_positions(*columns, **self.sizes))
+        tokens, document, row, feature, value = columns
+        self.runs.append(
+            count_positions(
+                tokens,
+                document,
+                row,
+                feature,
+                value,
+                n_tokens=self.n_tokens,
+                n_features=self.n_features,
+            )  # fmt: skip
+        )
         self.waiting, self.n_waiting, self.n_positions = [], 0, 0
         while len(self.runs) > 1 and self.runs[-2].n_entries <= 2 * self.runs[-1].n_entries:
             self.runs[-2:] = [merged(self.runs[-2:])]

@@ -6,11 +6,12 @@ from graphs import counted, random_firings
 from scipy.stats import t
 
 from circuits.block_intervals import block_intervals, leave_one_out
-from circuits.feature_counting import count_positions, merged
-from circuits.richness import rarefied_degree
-from circuits.shuffles import shuffled_within
+from circuits.class_tables import steady_tokens
+from circuits.feature_counting import merged
+from circuits.graph_calibration import planted_blocks
+from circuits.graph_verdict import widths
 from interp.errors import ResultError
-from probes.planted_features import plant
+from probes.planted_features import COMMON, plant
 
 
 def small_blocks(n, **sizes):
@@ -31,57 +32,36 @@ def test_leaving_one_out_equals_merging_the_others(n):
 
 def test_of_a_mean_the_interval_is_students():
     blocks = small_blocks(9)
-    x = np.array([b.occurrences[0] for b in blocks], float)
-    found = block_intervals(blocks, lambda c: c.occurrences[:1] / 9)
-    # of n blocks the mean is sum / n, with one left out sum / n too unless rescaled: a pseudo-mean
-    found = block_intervals(
-        blocks, lambda c: np.array([c.occurrences[0] / (c.n_documents / 5)]),
-    ) if all(b.n_documents == 5 for b in blocks) else found  # fmt: skip
+    x = np.array([b.occurrences[0] / 60 for b in blocks])
+    found = block_intervals(blocks, lambda c: c.occurrences[:1] / c.n_positions)
     error = x.std(ddof=1) / 3
     width = t.ppf(0.975, 8) * error
     assert found.estimate[0] == pytest.approx(x.mean())
-    assert found.error[0] == pytest.approx(error)
+    assert found.error[0] == pytest.approx(error) and found.n_blocks == 9
     assert (found.low[0], found.high[0]) == pytest.approx((x.mean() - width, x.mean() + width))
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say():
-    common, content = np.arange(24), np.arange(24, 44)
-
-    def ratio(counts, null):
-        both = np.concatenate([common, content])
-        shift = np.log(rarefied_degree(counts, both, 8) / rarefied_degree(null, both, 8))
-        return np.array([shift[:24].mean() - shift[24:].mean()])
-
+    common = np.arange(COMMON)
     estimates, intervals = [], []
     for sample in range(40):
-        blocks, nulls = sampled("bursty", sample)
+        planted = plant("bursty", seed=0, sample=sample, n_documents=60, active=4.0)
+        blocks, nulls = planted_blocks(planted, n_blocks=6, seed=sample)
+        tokens = steady_tokens(blocks, 10)
+        mine = np.isin(tokens, common)
+
+        def ratio(*counts, tokens=tokens, mine=mine):
+            width = widths(counts, tokens, 10)
+            return np.array([width[mine].mean() - width[~mine].mean()])
+
         found = block_intervals(blocks, ratio, nulls)
         estimates.append(found.estimate[0])
         intervals.append((found.low[0], found.high[0]))
-    truth = np.mean(estimates)
     low, high = np.transpose(intervals)
-    held = int(((low <= truth) & (truth <= high)).sum())
+    # no feature looks at the token, so relative to shuffled labels no class is wider
+    held = int(((low <= 0) & (high >= 0)).sum())
     assert held >= 34  # of 40 at .95: fewer than 34 have a chance of 1 %
     assert np.mean(high - low) < 8 * np.std(estimates)
-
-
-def sampled(name, sample, n_blocks=6):
-    """Counts of blocks of a sample of a world, and of the shuffled labels."""
-    w = plant(name, seed=0, sample=sample, n_documents=60, n_features=300, active=4.0)
-    mixed = shuffled_within(w.tokens, w.document, seed=sample)
-    block = w.document * n_blocks // 60
-    sizes = {"n_tokens": w.n_tokens, "n_features": w.n_features}
-    series = []
-    for tokens in (w.tokens, mixed):
-        starts = np.searchsorted(block, np.arange(n_blocks + 1))
-        fired = np.searchsorted(w.row, starts)
-        series.append([
-            count_positions(
-                tokens[a:b], w.document[a:b], w.row[c:d] - a, w.feature[c:d], w.value[c:d], **sizes
-            )
-            for a, b, c, d in zip(starts, starts[1:], fired, fired[1:], strict=False)
-        ])  # fmt: skip
-    return series
 
 
 def test_too_few_blocks_are_refused():

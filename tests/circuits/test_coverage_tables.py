@@ -12,30 +12,20 @@ from circuits.coverage_tables import (
     table_one,
 )
 from circuits.edge_rules import RULES, apply_rule, parse_rule
-from circuits.feature_counting import count_positions, merged
+from circuits.feature_counting import merged
+from circuits.graph_calibration import planted_blocks
 from circuits.richness import blind_coverage
 from interp.errors import ResultError
 from probes.planted_features import plant
 
 
-def planted_blocks(name, *, n_blocks=6, seed=0, **sizes):
-    """Counts of a world in blocks of documents."""
-    w = plant(name, seed=seed, **sizes)
-    block = w.document * n_blocks // (w.document[-1] + 1)
-    starts = np.searchsorted(block, np.arange(n_blocks + 1))
-    fired = np.searchsorted(w.row, starts)
-    return [
-        count_positions(
-            w.tokens[a:b], w.document[a:b], w.row[c:d] - a, w.feature[c:d], w.value[c:d],
-            n_tokens=w.n_tokens, n_features=w.n_features,
-        )
-        for a, b, c, d in zip(starts, starts[1:], fired, fired[1:], strict=False)
-    ]  # fmt: skip
+def blocks_of(name, seed=0):
+    return planted_blocks(plant(name, seed=seed, n_documents=60, active=3.0), n_blocks=6)[0]
 
 
 @pytest.fixture(scope="module")
 def null():
-    return planted_blocks("null", n_documents=60, active=3.0)
+    return blocks_of("null")
 
 
 def test_table_one_by_sets(null):
@@ -58,7 +48,7 @@ def test_table_one_by_sets(null):
 def test_a_blind_world_has_no_excess_over_its_null_nor_over_content_tokens():
     excess, content = [], []
     for seed in range(8):
-        counts = merged(planted_blocks("null", seed=seed, n_documents=60, active=3.0))
+        counts = merged(blocks_of("null", seed))
         table = table_one(counts, content=range(24, 300), n_draws=30)
         excess.append(table["excess"].to_numpy())
         content.append((table["of_alive"] - table["content_mean"]).to_numpy())

@@ -47,10 +47,10 @@ def test_a_power_law_is_recovered_and_a_lognormal_is_not_taken_for_one():
     rng = np.random.default_rng(0)
     sizes = np.arange(4, 20_000)
     law = sizes**-2.5 / (sizes**-2.5).sum()
-    found = fit_power_law(rng.choice(sizes, 2000, p=law))
-    assert abs(found.alpha - 2.5) < 3 * found.sigma < 0.3 and found.problem == ""
-    assert found.n_tail <= found.n == 2000 and found.ratios["exponential"][0] > 0
-    other = fit_power_law(np.round(rng.lognormal(4, 1, 2000)).astype(int) + 1)
+    found = fit_power_law(rng.choice(sizes, 1000, p=law))
+    assert abs(found.alpha - 2.5) < 3 * found.sigma < 0.4 and found.problem == ""
+    assert found.n_tail <= found.n == 1000 and found.ratios["exponential"][0] > 0
+    other = fit_power_law(np.round(rng.lognormal(3, 1, 1000)).astype(int) + 1)
     ratio, p = other.ratios["lognormal"]
     assert ratio < 0 and p < 0.05
 

@@ -1,5 +1,5 @@
 """The command line: `mnemoscope scan | plan | compare | models | doctor | bench`; see also
-`apps.causal` and `apps.binding`.
+`apps.causal`, `apps.binding` and `apps.graph`.
 
 Parses, calls the same functions as a notebook does, prints and saves. Nothing heavy is imported
 before a command needs it, so that help and results answer at once.
@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from apps import binding, causal
+from apps import binding, causal, graph
 from apps.console import Lines, fail, say
 from apps.options import (
     AsJson,
@@ -282,6 +282,7 @@ def bench_precision(
 
 causal.register(app, bench_app)
 binding.register(app, bench_app)
+graph.register(app, bench_app)
 
 
 def main() -> None:

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from circuits.circuit import CircuitSettings, find_circuit
     from circuits.circuit_result import CircuitResult
     from circuits.comparison import compare
+    from circuits.effects_result import FeatureEffects, feature_effects
+    from circuits.feature_trials import EffectSettings
+    from circuits.graph_plan import GraphSettings
+    from circuits.graph_result import FeatureGraph
+    from circuits.graph_run import function_tokens
     from circuits.head_sets import read_heads, write_heads
     from circuits.patch_result import PatchResult
     from circuits.patching import PatchSettings, patch
@@ -36,6 +41,10 @@ __all__ = [
     "CalibrationResult",
     "CircuitResult",
     "CircuitSettings",
+    "EffectSettings",
+    "FeatureEffects",
+    "FeatureGraph",
+    "GraphSettings",
     "PatchResult",
     "PatchSettings",
     "ScanResult",
@@ -45,7 +54,9 @@ __all__ = [
     "binding",
     "calibrate",
     "compare",
+    "feature_effects",
     "find_circuit",
+    "function_tokens",
     "patch",
     "read_heads",
     "scan",
@@ -59,6 +70,10 @@ _HOME = {
     "CalibrationResult": "circuits.calibration_result",
     "CircuitResult": "circuits.circuit_result",
     "CircuitSettings": "circuits.circuit",
+    "EffectSettings": "circuits.feature_trials",
+    "FeatureEffects": "circuits.effects_result",
+    "FeatureGraph": "circuits.graph_result",
+    "GraphSettings": "circuits.graph_plan",
     "PatchResult": "circuits.patch_result",
     "PatchSettings": "circuits.patching",
     "ScanResult": "circuits.scan_result",
@@ -68,7 +83,9 @@ _HOME = {
     "binding": "circuits.binding_run",
     "calibrate": "circuits.calibration",
     "compare": "circuits.comparison",
+    "feature_effects": "circuits.effects_result",
     "find_circuit": "circuits.circuit",
+    "function_tokens": "circuits.graph_run",
     "patch": "circuits.patching",
     "read_heads": "circuits.head_sets",
     "scan": "circuits.retrieval",

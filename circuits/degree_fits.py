@@ -16,8 +16,8 @@ from circuits.feature_counts import FeatureCounts
 
 LARGEST_FIT = 200_000
 """Values beyond which a random sample of that many is fitted instead: the time grows with n."""
-FEWEST_DISTINCT = 10
-"""Distinct values below which no tail can be told from another."""
+FEWEST, FEWEST_DISTINCT = 100, 10
+"""Values, and distinct ones, below which no tail can be told from another (Clauset et al. 2009)."""
 ALTERNATIVES = ("lognormal", "truncated_power_law", "exponential")
 
 
@@ -133,6 +133,8 @@ def fit_power_law(values: Int[np.ndarray, " value"], *, seed: int = 0) -> PowerL
     distinct = len(np.unique(x))
     if distinct < FEWEST_DISTINCT:
         return _unfitted(len(x), f"{distinct} distinct values, {FEWEST_DISTINCT} are needed")
+    if len(x) < FEWEST:
+        return _unfitted(len(x), f"{len(x)} values, {FEWEST} are needed")
     if len(x) > LARGEST_FIT:
         x = np.random.default_rng(seed).choice(x, LARGEST_FIT, replace=False)
     try:

@@ -181,6 +181,8 @@ def _claim(effect: Effect) -> str:
     }[effect.direction]
     one = re.fullmatch(r"L\d+H\d+", effect.name)
     subject = f"head {effect.name} is" if one else f"the {effect.name} heads are"
+    if effect.name.startswith("features"):
+        subject = f"{effect.name} are"
     return f"{subject} {word} for the {effect.metric} ({how}, {effect.scope})"
 
 

@@ -112,11 +112,18 @@ def pieces_of(blocks: Iterable[str], longest: int) -> Iterator[str]:
 
 def _expanded(item: Any) -> list[Any]:
     """A path as the files that it stands for; anything else as it is."""
-    if isinstance(item, str) and "\n" not in item and len(item) < 1024:
+    if isinstance(item, str) and "\n" not in item:
         path = Path(item)
-        if path.suffix.lower() in READERS or path.exists():
+        if path.suffix.lower() in READERS or _is_there(path):
             item = path
     return expand_paths(item, suffixes=tuple(READERS)) if isinstance(item, Path) else [item]
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a text too long to be a name
+        return False
 
 
 def _documents(items: Iterable[Any], field: str, longest: int) -> Iterator[Document]:

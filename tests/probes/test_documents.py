@@ -143,3 +143,9 @@ def test_windows_hold_every_token_once_and_never_two_documents(letters, monkeypa
     assert [w.tokens for w in bare] == [tuple(map(ord, "abcd"))]
     with pytest.raises(PromptError, match="window of 1"):
         windows([], letters, length=1, bos=0)
+
+
+def test_a_long_line_in_a_list_is_a_text():
+    """Longer than any file name may be."""
+    text = "word " * 400
+    assert [d.text for d in stream_documents([text])] == [text]

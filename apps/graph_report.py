@@ -1,0 +1,153 @@
+"""The end of the commands about features: save, write the page, print tables."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apps.console import Lines, markdown_table, print_table, say
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from circuits.effects_result import FeatureEffects
+    from circuits.graph_result import FeatureGraph
+    from circuits.steering import Steering
+
+PAGE = "page.html"
+
+
+def finish(result: "FeatureGraph", folder: Path, lines: Lines, *, as_json: bool) -> None:
+    """Save a graph run, draw and print.
+
+    Raises:
+        ResultError: nothing can be written.
+    """
+    from apps.graph_page import answer
+    from apps.graph_page import page as html
+    from apps.html_parts import write_whole
+
+    result.save(folder)
+    page = write_whole(folder / PAGE, html(result))
+    if as_json:
+        say(json.dumps(summary(result, folder), allow_nan=False))
+    elif not lines.quiet:
+        _show("dictionaries", result.to_frame())
+        for s in result.stations.values():
+            names = ["rank", "text", "cumulative_share", "of_alive", "null_high", "content_mean"]
+            _show(f"{s.key}: features reached by the most frequent tokens",
+                  s.tables["coverage"][names])  # fmt: skip
+            _show(f"{s.key}: beyond frequency?", _verdict(s.tables["verdict"]))
+        say(answer(result))
+    lines.say(f"run folder: {folder.resolve()}\npage: {page.resolve()}")
+
+
+def summary(result: "FeatureGraph", folder: Path) -> dict[str, Any]:
+    """The result in plain values, for `--json`; None where there is no number."""
+    return {
+        "folder": str(folder),
+        "model": result.provenance.model,
+        "text": result.text,
+        "function_tokens": int(result.tokens["function"].sum()),
+        "dictionaries": _rows(result.to_frame()),
+        "tables": {
+            s.key: {name: _rows(s.tables[name]) for name in ("coverage", "sensitivity", "verdict")}
+            for s in result.stations.values()
+        },
+        "markdown": markdown(result),
+        "settings": result.settings,
+        "seconds": result.provenance.seconds,
+        "command": result.settings.get("command", ""),
+        "machine": result.settings.get("machine", result.provenance.device),
+        "created": result.provenance.created,
+    }
+
+
+def markdown(result: "FeatureGraph") -> str:
+    """The headline beside its nulls, one row a dictionary, for a README."""
+    rows = []
+    for s in result.stations.values():
+        t = s.tables["coverage"].iloc[-1]
+        judged = s.tables["verdict"].iloc[0]
+        ratio = f"{judged['occurrences_ratio']:.2f} ({judged['occurrences_low']:.2f} to " \
+                f"{judged['occurrences_high']:.2f})"  # fmt: skip
+        rows.append([
+            s.key, f"{s.quality['fvu']:.2f}", f"{s.quality['ce_recovered']:.2f}",
+            f"{t['cumulative_share']:.1%}", f"{t['of_alive']:.1%}", f"{t['null_high']:.1%}",
+            f"{t['content_mean']:.1%}", ratio, judged["verdict"],
+        ])  # fmt: skip
+    columns = [
+        "dictionary", "FVU", "CE recovered", "positions of the top tokens", "features reached",
+        "blind null", "random content tokens",
+        "degree at equal occurrences, function / other (95 %)", "beyond frequency",
+    ]  # fmt: skip
+    return markdown_table(columns, rows)
+
+
+def show_effects(
+    result: "FeatureEffects", folder: Path, lines: Lines, *, as_json: bool
+) -> None:  # fmt: skip
+    """Print findings and contrasts; write the figure beside the result."""
+    import pandas as pd
+
+    from apps.html_parts import document, write_whole
+    from apps.html_parts import figures as drawn
+
+    body = list(drawn(lambda _: result.figure(), {"effects": "What taking features away costs"}))
+    page = write_whole(folder / PAGE, document("Features taken away, by class of token", body))
+    if as_json:
+        say(json.dumps({
+            "folder": str(folder), "station": result.station, "findings": result.findings,
+            "contrasts": result.contrasts, "settings": result.settings,
+            "provenance": vars(result.provenance),
+        }))  # fmt: skip
+    elif not lines.quiet:
+        _show("features taken away", result.to_frame())
+        _show("function against content token, equally far", pd.DataFrame(result.contrasts))
+    lines.say(f"run folder: {folder.resolve()}\npage: {page.resolve()}")
+
+
+def show_steering(
+    found: "Steering", model: Any, output: Path | None, lines: Lines, *, as_json: bool
+) -> None:
+    """Print rates with intervals and what the bisection said; write JSON where asked."""
+    import pandas as pd
+
+    from apps.options import command_line, machine
+    from interp.store import provenance, write_json
+
+    plain = {
+        "settings": asdict(found.settings), "baseline": found.baseline, "rows": found.rows,
+        "bisection": found.bisection, "command": command_line("steer"), "machine": machine(model),
+        "provenance": vars(provenance(model, seconds=0.0)),
+    }  # fmt: skip
+    if output is not None:
+        write_json(output, plain)
+    if as_json:
+        say(json.dumps(plain))
+        return
+    _show("rates of success", pd.DataFrame([found.baseline, *found.rows]))
+    _show("bisection for the smallest k", pd.DataFrame(found.bisection))
+    if not lines.quiet and output is not None:
+        lines.say(f"result: {output.resolve()}")
+
+
+def _verdict(frame: "pd.DataFrame") -> "pd.DataFrame":
+    names = ["class", "verdict", "occurrences_ratio", "occurrences_low", "occurrences_high",
+             "documents_ratio", "occurrences_n_members"]  # fmt: skip
+    return frame[[n for n in names if n in frame]]
+
+
+def _rows(frame: "pd.DataFrame") -> list[dict[str, Any]]:
+    # pandas writes NaN, which JSON has no word for, as null
+    rows: list[dict[str, Any]] = json.loads(frame.to_json(orient="records"))
+    return rows
+
+
+def _show(title: str, frame: "pd.DataFrame") -> None:
+    columns = [str(c).replace("_", " ") for c in frame]
+    print_table(title, columns, [[_cell(v) for v in row] for row in frame.itertuples(index=False)])
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

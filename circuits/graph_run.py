@@ -1,0 +1,272 @@
+"""`circuits.function_tokens`: from a model and a text to the token-feature graph and its controls.
+
+The text is divided, dictionaries are read or trained, and every block of the text is run once: one
+forward, all dictionaries. What is counted is kept block by block; everything else follows from the
+counts (`circuits.graph_tables`). After arXiv 2510.08203, with the controls that it lacks.
+"""
+
+import shutil
+import tempfile
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from circuits.count_files import merge_counts, read_counts, write_counts
+from circuits.feature_counting import Counter
+from circuits.graph_plan import GraphSettings, Text, check_settings, divide, text_windows
+from circuits.graph_result import FeatureGraph, StationResult
+from circuits.graph_stations import Station, batches, read_stations, train_stations
+from circuits.graph_tables import class_table, tables
+from circuits.shelf import Part, Shelf, model_label
+from interp.store import provenance
+from probes.activations import shuffled_weights, site_activations
+from probes.documents import Source, Window
+from probes.feature_quality import ce_recovered, quality
+
+if TYPE_CHECKING:
+    from interp.backends.hf import HFModel
+
+Progress = Callable[[int, int, str], None]
+KINDS = ("block", "shuffled")
+"""Counts of a block: with its own tokens, and with those of each window in random order."""
+QUALITY_WINDOWS, SPLICED_WINDOWS = 16, 4
+"""Windows, of the first block, on which a dictionary is judged, and into which its reconstruction
+is put; none of them trained it."""
+
+
+def function_tokens(
+    model: "HFModel",
+    corpus: Source,
+    settings: GraphSettings | None = None,
+    *,
+    parts: str | Path | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> FeatureGraph:
+    """Count which tokens activate which features, and tell it from mere frequency.
+
+    Args:
+        corpus: files, folders, patterns, a `datasets` data set, or a list of texts.
+        settings: what to count; `options` are fields of it (`layers`, `features`, ...).
+        parts: a folder in which finished parts are kept, to go on after an interruption; the
+            counts of the result lie there too until it is saved.
+        progress: called with what is done, how much there is, and of what.
+
+    Raises:
+        PromptError: text that is missing, unreadable or too short for what was asked.
+        ResultError, SiteError: a dictionary that cannot be read or does not fit the model.
+        UnknownNameError: an unknown rule, control, site or way to begin.
+    """
+    settings = replace(settings or GraphSettings(), **_tuples(options))
+    check_settings(settings)
+    report = progress or (lambda *_: None)
+    start = time.perf_counter()
+    text = divide(
+        model.tokenizer, corpus, settings, n_vocab=model.spec.d_vocab,
+        progress=lambda n: report(n, 0, "tokens of the text"),
+    )  # fmt: skip
+    holder = _Scratch() if parts is None else None
+    folder = Path(parts or holder.folder)  # type: ignore[union-attr]
+    shelf = Shelf(folder, asdict(settings) | model_label(model) | {"text": text.digest})
+    classes = class_table(model.tokenizer, text.counts, settings)
+    found = _measure(model, corpus, text, settings, classes, shelf, "graph", report)
+    if settings.control == "shuffled":
+        found += _control(model, corpus, settings, classes, shelf, report)
+    made = provenance(model, seconds=time.perf_counter() - start)
+    about = {
+        "tokens": text.counts.n_tokens, "documents": text.counts.n_documents,
+        "positions": text.size(), "training_positions": text.size(-1), "digest": text.digest,
+        "blocks": text.n_blocks,
+    }  # fmt: skip
+    stations = {s.key: s for s in found}
+    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings).items()}
+    return FeatureGraph(plain, made, about, classes, stations, holder)
+
+
+class _Scratch:
+    """A folder for the parts of a run that nobody wants to keep; it goes when the result goes."""
+
+    def __init__(self) -> None:
+        self.folder = tempfile.mkdtemp(prefix="mnemoscope-")
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+
+
+def _measure(
+    model: "HFModel", corpus: Source, text: Text, settings: GraphSettings, classes: Any,
+    shelf: Shelf, name: str, report: Progress,
+) -> list[StationResult]:  # fmt: skip
+    stations = (
+        read_stations(model, settings)
+        if settings.features
+        else train_stations(model, corpus, text, settings, shelf=shelf, name=name, progress=report)
+    )
+    judged = {s.key: _judged(model, corpus, text, settings, s, shelf, name) for s in stations}
+    _count(model, corpus, text, settings, stations, shelf, name, report)
+    assert shelf.folder is not None
+    results = []
+    for done, s in enumerate(stations):
+        report(done, len(stations), "tables")
+        blocks, shuffled = (
+            [read_counts(shelf.folder / _block(name, s, b, kind)) for b in range(text.n_blocks)]
+            for kind in KINDS
+        )
+        whole = merge_counts(blocks, shelf.folder / f"{name}-{s.key}-counts")
+        results.append(
+            StationResult(
+                key=s.key,
+                layer=s.layer,
+                site=str(s.site),
+                dictionary=s.dictionary,
+                quality=judged[s.key],
+                counts=whole,
+                tables=tables(whole, blocks, shuffled, classes, settings),
+            )  # fmt: skip
+        )
+    return results
+
+
+def _count(
+    model: "HFModel", corpus: Source, text: Text, settings: GraphSettings,
+    stations: Sequence[Station], shelf: Shelf, name: str, report: Progress,
+) -> None:  # fmt: skip
+    """Run every block that has not been counted yet: one forward, all dictionaries."""
+    assert shelf.folder is not None
+    ready = [
+        all((shelf.folder / _block(name, s, b) / "counts.json").exists() for s in stations)
+        for b in range(text.n_blocks)
+    ]
+    done, total = 0, text.size()
+    for block, found in _by_block(text_windows(model.tokenizer, corpus, settings), text):
+        if ready[block]:
+            done += text.size(block)
+            continue
+        counters = {
+            (s.key, kind): Counter(model.spec.d_vocab, s.dictionary.d_dict)
+            for s in stations
+            for kind in KINDS
+        }
+        for group in batches(found):
+            done += _read(model, group, stations, counters, settings)
+            report(done, total, "positions counted")
+        # the shuffled counts go first: a block is done when its own counts are there
+        for s in stations:
+            for kind in reversed(KINDS):
+                write_counts(
+                    counters[s.key, kind].counts(), shelf.folder / _block(name, s, block, kind)
+                )
+
+
+def _read(
+    model: "HFModel", group: Sequence[Window], stations: Sequence[Station],
+    counters: Mapping[tuple[str, str], Counter], settings: GraphSettings,
+) -> int:  # fmt: skip
+    """Count what fires in some windows; how many positions they hold.
+
+    Also with the tokens of each window in random order: what a feature would meet if it were blind
+    to the token, and knew the topic.
+    """
+    skip = settings.skip_first
+    sites = list(dict.fromkeys(s.site for s in stations))
+    found = site_activations(model, [w.tokens for w in group], sites, skip_first=skip)
+    kept = [np.array(w.tokens[skip:], np.int64) for w in group]
+    ends = np.cumsum([len(k) for k in kept])
+    shuffled = [
+        np.random.default_rng([settings.seed, w.document, w.start]).permutation(k)
+        for w, k in zip(group, kept, strict=True)
+    ]
+    for s in stations:
+        fired = s.dictionary.encode_sparse(found[s.site].to(model.device))
+        row, feature, value = (
+            x.float().cpu().numpy() if x.is_floating_point() else x.cpu().numpy()
+            for x in (fired.row, fired.feature, fired.value)
+        )
+        cuts = np.searchsorted(row, [0, *ends])
+        for i, window in enumerate(group):
+            own = slice(cuts[i], cuts[i + 1])
+            at = row[own] - (ends[i] - len(kept[i]))
+            for kind, tokens in zip(KINDS, (kept[i], shuffled[i]), strict=True):
+                counters[s.key, kind].add(tokens, window.document, at, feature[own], value[own])
+    return int(ends[-1])
+
+
+def _by_block(found: Iterator[Window], text: Text) -> Iterator[tuple[int, Iterator[Window]]]:
+    """Windows of each block; blocks are stretches of the text, in order."""
+    wanted = (w for w in found if text.roles[w.document] >= 0)
+    yield from groupby(wanted, lambda w: int(text.roles[w.document]))
+
+
+def _judged(
+    model: "HFModel", corpus: Source, text: Text, settings: GraphSettings, station: Station,
+    shelf: Shelf, name: str,
+) -> dict[str, Any]:  # fmt: skip
+    """How well the dictionary stands for the activations, on text that did not train it."""
+
+    def measure() -> Part:
+        windows = _first_windows(model, corpus, text, settings)
+        dictionary = station.dictionary
+        sites = [s for s in (station.site, dictionary.out_site) if s is not None]
+        found = site_activations(model, windows, sites, skip_first=settings.skip_first)
+        target = None if dictionary.out_site is None else found[dictionary.out_site]
+        x = found[station.site].to(model.device)
+        own = quality(dictionary, x, None if target is None else target.to(model.device))
+        spliced = windows[:SPLICED_WINDOWS]
+        ce = ce_recovered(model, dictionary, spliced, skip_first=settings.skip_first)
+        about = {f"ce_{k}": v for k, v in asdict(ce).items()} | {"ce_recovered": ce.recovered}
+        return Part({}, [asdict(own) | about])
+
+    return shelf.kept(f"{name}-{station.key}-quality", measure).rows[0]
+
+
+def _first_windows(
+    model: "HFModel", corpus: Source, text: Text, settings: GraphSettings
+) -> list[list[int]]:
+    found: list[list[int]] = []
+    for window in text_windows(model.tokenizer, corpus, settings):
+        if text.roles[window.document] >= 0 and len(window.tokens) > settings.skip_first + 1:
+            found.append(list(window.tokens))
+        if len(found) == QUALITY_WINDOWS:
+            break
+    return found
+
+
+def _control(
+    model: "HFModel", corpus: Source, settings: GraphSettings, classes: Any, shelf: Shelf,
+    report: Progress,
+) -> list[StationResult]:  # fmt: skip
+    """The same of the model with shuffled weights, on less text."""
+    n = settings.control_tokens
+    own = replace(settings, features=(), tokens=n, train_tokens=n, seeds=1)
+    text = divide(model.tokenizer, corpus, own, n_vocab=model.spec.d_vocab)
+    with _beside(shuffled_weights(model, seed=settings.seed)) as other:
+        found = _measure(other, corpus, text, own, classes, shelf, "shuffled", report)
+    return [replace(s, key=f"{s.key}-shuffled") for s in found]
+
+
+@contextmanager
+def _beside(model: "HFModel") -> Iterator["HFModel"]:
+    """A second model, whose memory is given back as soon as it has served."""
+    try:
+        yield model
+    finally:
+        if model.device.type == "cuda":
+            model.hf.to("cpu")
+
+
+def _block(name: str, station: Station, block: int, kind: str = "block") -> str:
+    return f"{name}-{station.key}-{kind}-{block:03}"
+
+
+def _tuples(options: dict[str, Any]) -> dict[str, Any]:
+    """One layer or one dictionary needs no tuple."""
+    many = ("layers", "features")
+    return {
+        k: ((v,) if isinstance(v, int | str | Path) else tuple(v)) if k in many else v
+        for k, v in options.items()
+    }

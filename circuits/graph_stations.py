@@ -1,0 +1,196 @@
+"""The dictionaries of a function-token run: read from files, or trained on the text itself.
+
+Activations that train lie in files while the run goes on, so that an interruption costs a few
+windows; training itself goes on from its own checkpoints. A trained dictionary is
+written in the SAELens layout, and can be used again as any other.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from circuits.graph_plan import TRAINING, GraphSettings, Text, text_windows
+from circuits.shelf import Part, Shelf
+from interp.errors import PromptError, ResultError, SiteError
+from interp.sites import Site
+from probes.activations import site_activations
+from probes.documents import Source, Window
+from probes.feature_files import read_dictionary, write_dictionary
+from probes.feature_sites import check_dictionary
+from probes.feature_training import TrainSettings, train_dictionary
+from probes.features import Dictionary
+
+if TYPE_CHECKING:
+    from interp.backends.hf import HFModel
+
+Progress = Callable[[int, int, str], None]
+TOGETHER = 8
+"""Windows that are handed to the model at a time."""
+LARGEST_HALF = 6e4
+"""Activations beyond this do not fit half precision."""
+
+
+@dataclass(frozen=True, eq=False)
+class Station:
+    """A dictionary and the name that results give it: "L15", "L15-seed1"."""
+
+    key: str
+    layer: int
+    dictionary: Dictionary
+
+    @property
+    def site(self) -> Site:
+        """Where the dictionary reads."""
+        assert self.dictionary.site is not None
+        return self.dictionary.site
+
+
+def default_layers(n_layers: int) -> tuple[int, ...]:
+    """A quarter, half and three quarters up."""
+    return tuple(sorted({n_layers * i // 4 for i in (1, 2, 3)}))
+
+
+def read_stations(model: "HFModel", settings: GraphSettings) -> list[Station]:
+    """Dictionaries from files.
+
+    Raises:
+        ResultError, SiteError: not readable, or made for another model or site.
+    """
+    found: dict[str, Station] = {}
+    given = settings.layers
+    if given and len(given) != len(settings.features):
+        raise PromptError(
+            f"{len(settings.features)} dictionaries and {len(given)} layers were named; name a "
+            "layer for each, or none where the files say it"
+        )
+    for i, where in enumerate(settings.features):
+        site = Site(settings.site, given[i]) if given else None  # type: ignore[arg-type]
+        dictionary = read_dictionary(where, site=site)
+        check_dictionary(dictionary, model.spec)
+        assert dictionary.site is not None
+        layer, key = dictionary.site.layer, f"L{dictionary.site.layer}"
+        while key in found:
+            key += "'"
+        found[key] = Station(key, layer, dictionary.to(model.device))
+    return list(found.values())
+
+
+def train_stations(
+    model: "HFModel",
+    source: Source,
+    text: Text,
+    settings: GraphSettings,
+    *,
+    shelf: Shelf,
+    name: str,
+    progress: Progress,
+) -> list[Station]:
+    """Dictionaries trained on the documents that the text sets aside for it.
+
+    Raises:
+        SiteError: a layer or site that the model does not have.
+    """
+    jobs = [(site, out, seed) for site, out in _sites(model, settings)
+            for seed in range(settings.seeds)]  # fmt: skip
+    reads = tuple(dict.fromkeys(s for site, out, _ in jobs for s in (site, out) if s is not None))
+    folder = _folder(shelf)
+    made = {job: folder / f"{name}-{_key(job[0], job[2])}" for job in jobs}
+    files = {site: folder / f"{name}-{site}.npy" for site in reads}
+    if not all((where / "cfg.json").exists() for where in made.values()):
+        _store(model, source, text, settings, files, shelf, name, progress)
+    stations = []
+    for (site, out, seed), where in made.items():
+        if not (where / "cfg.json").exists():
+            own = _settings(settings, seed)
+            trained = train_dictionary(
+                np.load(files[site], mmap_mode="r"), own, site=site, out_site=out,
+                targets=None if out is None else np.load(files[out], mmap_mode="r"),
+                name=where.name, parts=where.with_name(f"{where.name}-training"),
+                progress=progress,
+            )  # fmt: skip
+            write_dictionary(trained, where)
+        dictionary = read_dictionary(str(where))
+        stations.append(Station(_key(site, seed), site.layer, dictionary.to(model.device)))
+    return stations
+
+
+def batches(found: Iterator[Window]) -> Iterator[list[Window]]:
+    """Windows in the groups in which the model reads them."""
+    while group := list(itertools.islice(found, TOGETHER)):
+        yield group
+
+
+# -- helpers ----------------------------------------------------------------------------------
+
+
+def _key(site: Site, seed: int) -> str:
+    return f"L{site.layer}" + (f"-seed{seed}" if seed else "")
+
+
+def _folder(shelf: Shelf) -> Path:
+    assert shelf.folder is not None
+    return shelf.folder
+
+
+def _settings(settings: GraphSettings, seed: int) -> TrainSettings:
+    return TrainSettings(
+        d_dict=settings.d_dict, k=settings.k, activation=settings.activation,
+        steps=settings.steps, batch=settings.batch, seed=settings.seed + seed,
+    )  # fmt: skip
+
+
+def _sites(model: "HFModel", settings: GraphSettings) -> list[tuple[Site, Site | None]]:
+    n_layers = model.spec.n_layers
+    layers = settings.layers or default_layers(n_layers)
+    bad = [layer for layer in layers if not 0 <= layer < n_layers]
+    if bad:
+        raise SiteError(f"no layer {bad[0]}: layers are 0-{n_layers - 1}; name others with --layer")
+    out: Any = settings.out_site
+    kind: Any = settings.site
+    return [(Site(kind, n), Site(out, n) if out else None) for n in layers]
+
+
+def _store(
+    model: "HFModel", source: Source, text: Text, settings: GraphSettings,
+    files: dict[Site, Path], shelf: Shelf, name: str, progress: Progress,
+) -> None:  # fmt: skip
+    """Activations of the documents for training, one file a site; goes on where it was."""
+    total = text.size(TRAINING)
+    state = shelf.read(f"{name}-stored")
+    done = 0 if state is None else int(state.rows[0]["positions"])
+    position = 0
+    for group in batches(w for w in text_windows(model.tokenizer, source, settings)
+                         if text.roles[w.document] == TRAINING):  # fmt: skip
+        sizes = [max(0, len(w.tokens) - settings.skip_first) for w in group]
+        position += sum(sizes)
+        if position <= done or not sum(sizes):
+            continue
+        found = site_activations(
+            model, [w.tokens for w in group], list(files), skip_first=settings.skip_first
+        )
+        for site, path in files.items():
+            _put(path, found[site].numpy(), position - sum(sizes), total)
+        shelf.write(f"{name}-stored", Part({}, [{"positions": position}]))
+        progress(position, total, "positions read for training")
+
+
+def _put(path: Path, rows: np.ndarray, start: int, total: int) -> None:
+    """Write rows into a file of all of them, in half precision where the first ones allow it."""
+    if start == 0:
+        half = np.abs(rows).max() < LARGEST_HALF / 8
+        kind = np.dtype(np.float16 if half else np.float32)
+        shape = (total, rows.shape[1])
+        file = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
+    else:
+        file = np.load(path, mmap_mode="r+")
+    if file.dtype == np.float16 and np.abs(rows).max() > LARGEST_HALF:
+        raise ResultError(
+            f"an activation of {np.abs(rows).max():.3g} does not fit the half precision that the "
+            "first ones allowed; leave out more first positions (--skip-first)"
+        )
+    file[start : start + len(rows)] = rows
+    file.flush()

@@ -23,6 +23,7 @@ from circuits.statistics import clopper_pearson
 from interp.errors import PromptError
 from interp.sites import Edit
 from interp.trace import SiteRead
+from probes.activations import beginning
 from probes.features import Dictionary
 from probes.format import encode, prompt_format
 
@@ -242,8 +243,10 @@ class _Scene:
 def _prompt(tokenizer: Any, text: str, style: Any) -> list[int]:
     """A chat turn up to where the answer begins, or the bare text."""
     form = prompt_format(tokenizer, style)
-    after = form.after_question if form.style == "chat" else ""
-    return [*form.head, *encode(tokenizer, text + after)]
+    if form.style == "chat":
+        return [*form.head, *encode(tokenizer, text + form.after_question)]
+    bos = beginning(tokenizer, "auto")
+    return [*(() if bos is None else (bos,)), *encode(tokenizer, text)]
 
 
 class _Ticker:

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 from families import tiny
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from texts import space_tokenizer, texts
 
 import interp
 from circuits import FeatureGraph, GraphSettings, function_tokens
@@ -15,27 +14,7 @@ from interp.sites import Site
 from probes.feature_files import write_dictionary
 from probes.features import Dictionary
 
-NAMES = [
-    a + b for a in "bdfgklmn" for b in ("ana", "elo", "iru", "omi", "use", "ato", "eki", "ova")
-]
-WORDS = ["the", "of", "and", ",", ".", *NAMES[:60]]
-SHARE = np.array([12, 8, 6, 9, 7, *(3 / (1 + i / 8) for i in range(60))])
 SMALL = {"length": 24, "skip_first": 2, "blocks": 4, "draws": 20, "top": 4}
-
-
-def space_tokenizer():
-    """A token a word, with the space before it."""
-    ids = {"<unk>": 0} | {f"Ġ{word}": i + 1 for i, word in enumerate(WORDS)}
-    rules = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
-    rules.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    rules.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=rules, unk_token="<unk>")
-
-
-def texts(n=24, seed=0):
-    rng = np.random.default_rng(seed)
-    p = SHARE / SHARE.sum()
-    return [" ".join(rng.choice(WORDS, rng.integers(30, 90), p=p)) for _ in range(n)]
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +112,10 @@ def test_edges_and_networkx_follow_the_rule(tmp_path, graph):
 
 
 def test_trained_dictionaries_and_the_shuffled_control(tmp_path, model):
-    options = SMALL | {"layers": (0, 1), "train_tokens": 500, "d_dict": 40, "k": 4, "steps": 6, "batch": 64,
-                       "control": "shuffled", "control_tokens": 300}  # fmt: skip
+    trained = {"layers": (0, 1), "d_dict": 40, "k": 4, "steps": 6, "batch": 64}
+    options = SMALL | trained | {
+        "train_tokens": 500, "control": "shuffled", "control_tokens": 300,
+    }  # fmt: skip
     long = texts(80, seed=1) * 2
     whole = function_tokens(model, long, parts=tmp_path / "a", **options)
     assert list(whole.stations) == ["L0", "L1", "L0-shuffled", "L1-shuffled"]

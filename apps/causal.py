@@ -1,16 +1,14 @@
-"""Commands that test claims causally: validate, patch, circuit, calibrate, bench validate.
+"""Commands that test claims causally: validate, patch, circuit, bench validate.
 
 Parses, calls what a notebook calls, prints and saves; registered by `apps.cli`.
 """
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from apps.console import Lines, say, show_figures
+from apps.console import Lines, show_figures
 from apps.options import (
     AsJson,
     Device,
@@ -29,7 +27,7 @@ from apps.options import (
     numbers,
     run_folder,
 )  # fmt: skip
-from interp.errors import ResultError, UnknownNameError
+from interp.errors import ResultError
 
 Heads = Annotated[
     str,
@@ -59,7 +57,7 @@ PromptCue = Annotated[int, typer.Option("--cue-words", help="Opening words; -1: 
 
 def register(app: typer.Typer, bench: typer.Typer) -> None:
     """Add the commands to the command line."""
-    for command in (validate, patch, circuit, calibrate):
+    for command in (validate, patch, circuit):
         app.command()(interruptible(command))
     bench.command("validate")(interruptible(bench_validate))
 
@@ -218,76 +216,6 @@ def circuit(
             result = find_circuit(loaded, heads, settings, parts=folder / "parts", progress=report)
         result.settings.update(command=command_line("circuit"), machine=machine(loaded))
     finish_circuit(result, folder, lines, as_json=as_json)
-
-
-def calibrate(
-    models: Annotated[str, typer.Option(help="Names with commas; default: all of them.")] = "",
-    only: Annotated[str, typer.Option(help="heads or binding; default: both.")] = "",
-    seeds: Annotated[int, typer.Option(help="Models of each kind.")] = 3,
-    output: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/calibration"),
-    resume: Resume = False,
-    threads: Threads = None,
-    as_json: AsJson = False,
-) -> None:
-    """Run every detector and causal test on models whose circuit is known."""
-    import torch
-
-    from probes.planted import PLANTED
-    from probes.planted_binding import PLANTED_BINDING
-
-    suites: dict[str, Mapping[str, Any]] = {"heads": PLANTED, "binding": PLANTED_BINDING}
-    if only and only not in suites:
-        raise UnknownNameError("suite", only, suites)
-    wanted = names(models)
-    for name in wanted:
-        if not any(name in table for table in suites.values()):
-            raise UnknownNameError("planted model", name, [*PLANTED, *PLANTED_BINDING])
-    torch.set_num_threads(threads or 1)
-    for suite, table in suites.items():
-        chosen = [name for name in table if name in wanted or not wanted]
-        if (only or suite) == suite and chosen:
-            _calibrated(suite, chosen, output, seeds=seeds, resume=resume, as_json=as_json)
-
-
-def _calibrated(
-    suite: str, models: list[str], output: Path, *, seeds: int, resume: bool, as_json: bool
-) -> None:
-    """One suite: run or read again, saved, shown."""
-    run, Result, view = _suite(suite)
-    named = output if suite == "heads" else output.with_name(f"{output.name}-{suite}")
-    folder = run_folder(named, "calibration", resume=resume)
-    lines = Lines(quiet=as_json)
-    if (folder / "result.json").exists():
-        result = Result.load(folder)
-    else:
-        with lines.progress("models") as report:
-            result = run(models=models, seeds=seeds, folder=folder / "parts", progress=report)
-        result.settings["command"] = command_line("calibrate")
-        result.save(folder)
-    if as_json:
-        told = {"command": result.settings.get("command", ""), "markdown": view.markdown(result)}
-        say(json.dumps(told | result.summary(), allow_nan=False))
-    else:
-        view.print_tables(result)
-    lines.say(f"run folder: {folder.resolve()}")
-    if hasattr(view, "page"):
-        from apps.html_parts import write_whole
-
-        lines.say(f"page: {write_whole(folder / 'page.html', view.page(result)).resolve()}")
-
-
-def _suite(name: str) -> tuple[Any, Any, Any]:
-    """What runs a suite, its result, and what shows it."""
-    if name == "heads":
-        from apps import calibration_view
-        from circuits.calibration import calibrate as run
-        from circuits.calibration_result import CalibrationResult
-
-        return run, CalibrationResult, calibration_view
-    from apps import binding_calibration_view
-    from circuits.binding_calibration import BindingCalibration, calibrate_binding
-
-    return calibrate_binding, BindingCalibration, binding_calibration_view
 
 
 def bench_validate(

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from apps import binding, causal, graph
+from apps import binding, calibrate, causal, graph
 from apps.console import Lines, fail, say
 from apps.options import (
     AsJson,
@@ -282,6 +282,7 @@ def bench_precision(
 
 causal.register(app, bench_app)
 binding.register(app, bench_app)
+calibrate.register(app)
 graph.register(app, bench_app)
 
 

@@ -152,7 +152,7 @@ def feature_effects(
     function[graph.tokens["id"][graph.tokens["function"]]] = True
     label = asdict(settings) | model_label(model) | {"dictionary": own.dictionary.digest}
     shelf = Shelf(parts, label)
-    trials = find_trials(_texts(model, graph, corpus), function, settings)
+    trials = find_trials(_texts(model, graph, corpus, settings.context), function, settings)
     rows = measure_trials(
         model, own.dictionary.to(model.device), np.asarray(own.counts.firing), trials, function,
         settings, shelf=shelf, progress=progress,
@@ -166,10 +166,11 @@ def feature_effects(
 
 
 def _texts(
-    model: "HFModel", graph: FeatureGraph, corpus: Source
+    model: "HFModel", graph: FeatureGraph, corpus: Source, context: int
 ) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Windows in the form in which the graph read them."""
+    """Windows in the form in which the graph read them, but long enough for some contexts."""
     names = GraphSettings.__dataclass_fields__
     known = {k: v for k, v in graph.settings.items() if k in names}
+    known["length"] = max(known["length"], 4 * context)
     for window in text_windows(model.tokenizer, corpus, GraphSettings(**known)):
         yield window.document, window.tokens

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from apps import binding, calibrate, causal, graph
+from apps import binding, calibrate, causal, graph, losses
 from apps.console import Lines, fail, say
 from apps.options import (
     AsJson,
@@ -284,6 +284,7 @@ causal.register(app, bench_app)
 binding.register(app, bench_app)
 calibrate.register(app)
 graph.register(app, bench_app)
+losses.register(app, bench_app)
 
 
 def main() -> None:

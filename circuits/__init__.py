@@ -25,7 +25,12 @@ if TYPE_CHECKING:
     from circuits.graph_plan import GraphSettings
     from circuits.graph_result import FeatureGraph
     from circuits.graph_run import function_tokens
+    from circuits.growth_result import GrowthResult
+    from circuits.growth_run import GrowthSettings, feature_growth
     from circuits.head_sets import read_heads, write_heads
+    from circuits.loss_plan import LossSettings
+    from circuits.loss_result import LossResult
+    from circuits.loss_run import loss_groups
     from circuits.patch_result import PatchResult
     from circuits.patching import PatchSettings, patch
     from circuits.plan import ScanSettings
@@ -45,6 +50,10 @@ __all__ = [
     "FeatureEffects",
     "FeatureGraph",
     "GraphSettings",
+    "GrowthResult",
+    "GrowthSettings",
+    "LossResult",
+    "LossSettings",
     "PatchResult",
     "PatchSettings",
     "ScanResult",
@@ -55,8 +64,10 @@ __all__ = [
     "calibrate",
     "compare",
     "feature_effects",
+    "feature_growth",
     "find_circuit",
     "function_tokens",
+    "loss_groups",
     "patch",
     "read_heads",
     "scan",
@@ -74,6 +85,10 @@ _HOME = {
     "FeatureEffects": "circuits.effects_result",
     "FeatureGraph": "circuits.graph_result",
     "GraphSettings": "circuits.graph_plan",
+    "GrowthResult": "circuits.growth_result",
+    "GrowthSettings": "circuits.growth_run",
+    "LossResult": "circuits.loss_result",
+    "LossSettings": "circuits.loss_plan",
     "PatchResult": "circuits.patch_result",
     "PatchSettings": "circuits.patching",
     "ScanResult": "circuits.scan_result",
@@ -84,8 +99,10 @@ _HOME = {
     "calibrate": "circuits.calibration",
     "compare": "circuits.comparison",
     "feature_effects": "circuits.effects_result",
+    "feature_growth": "circuits.growth_run",
     "find_circuit": "circuits.circuit",
     "function_tokens": "circuits.graph_run",
+    "loss_groups": "circuits.loss_run",
     "patch": "circuits.patching",
     "read_heads": "circuits.head_sets",
     "scan": "circuits.retrieval",

@@ -24,6 +24,7 @@ from circuits.class_tables import (
     by_class,
     class_effect,
     matched_pairs,
+    steady_tokens,
     token_groups,
 )  # fmt: skip
 from circuits.coverage_tables import by_number_of_tokens, sensitivity, table_one
@@ -32,7 +33,7 @@ from circuits.edge_rules import parse_rule
 from circuits.feature_counting import merged
 from circuits.feature_counts import FeatureCounts
 from circuits.graph_plan import GraphSettings
-from circuits.graph_verdict import GraphVerdict, judge_class, token_hubs
+from circuits.graph_verdict import OCCURRENCES, GraphVerdict, judge_class, token_hubs
 from interp.errors import ResultError
 from probes.token_classes import CLASSES, linguistic_classes
 from probes.token_counts import TokenCounts, function_tokens
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
 JUDGED = ("function word", "punctuation", "word-internal", "digit")
 """Classes that are judged against content tokens, beside the paper's class."""
 CONTENT = "content"
+CLUSTERS, COMPARED = 12, 400
+"""Blocks that intervals leave out in turn (blocks of the run are joined), and the most tokens of
+comparison, drawn at random: both bound the time of a verdict."""
 
 
 def class_table(tokenizer: Any, counts: TokenCounts, settings: GraphSettings) -> "pd.DataFrame":
@@ -78,12 +82,13 @@ def tables(
         tokens: see `class_table`.
     """
     groups = _groups(tokens, counts.n_tokens)
+    coarse, null_blocks = _coarse(blocks), _coarse(shuffled)
     rule = parse_rule(settings.rule)
     coverage = table_one(
         counts, top=settings.top, rule=rule, content=groups[OTHERS], n_draws=settings.draws,
         seed=settings.seed,
     )  # fmt: skip
-    null = merged(shuffled)
+    null = merged(null_blocks)
     return {
         "coverage": _with_text(coverage, tokens),
         "sensitivity": sensitivity(counts, top=(1, settings.top)),
@@ -92,10 +97,10 @@ def tables(
         "pairs": _with_text(
             matched_pairs(counts, groups["function word"], groups[CONTENT]), tokens
         ),
-        "regression": _regression(blocks, groups, counts.n_tokens),
+        "regression": _regression(coarse, groups, counts.n_tokens),
         "degrees": _degrees(counts, settings),
-        "verdict": _verdicts(blocks, shuffled, groups),
-        "hubs": _hubs(blocks, shuffled, groups, tokens),
+        "verdict": _verdicts(coarse, null_blocks, groups, settings.seed),
+        "hubs": _hubs(coarse, null_blocks, groups, tokens, settings.seed),
     }
 
 
@@ -108,6 +113,20 @@ def _groups(tokens: "pd.DataFrame", n_tokens: int) -> dict[str, np.ndarray]:
     classes[tokens["id"]] = [list(CLASSES).index(name) for name in tokens["class"]]
     found = token_groups(classes, list(CLASSES), tokens["id"][tokens["function"]].to_numpy())
     return {name: np.intersect1d(ids, tokens["id"]) for name, ids in found.items()}
+
+
+def _coarse(blocks: Sequence[FeatureCounts]) -> list[FeatureCounts]:
+    """Neighbouring blocks joined, so that there are at most `CLUSTERS`."""
+    cuts = np.array_split(np.arange(len(blocks)), min(CLUSTERS, len(blocks)))
+    return [merged([blocks[i] for i in cut]) for cut in cuts]
+
+
+def _compared(blocks: Sequence[FeatureCounts], tokens: np.ndarray, seed: int) -> np.ndarray:
+    """Tokens of comparison that occur often enough, at most `COMPARED` of them."""
+    often = np.intersect1d(steady_tokens(blocks, OCCURRENCES), tokens)
+    if len(often) <= COMPARED:
+        return often
+    return np.sort(np.random.default_rng(seed).choice(often, COMPARED, replace=False))
 
 
 def _with_text(frame: "pd.DataFrame", tokens: "pd.DataFrame") -> "pd.DataFrame":
@@ -162,12 +181,13 @@ def _degrees(counts: FeatureCounts, settings: GraphSettings) -> "pd.DataFrame":
 
 def _verdicts(
     blocks: Sequence[FeatureCounts], shuffled: Sequence[FeatureCounts],
-    groups: dict[str, np.ndarray],
+    groups: dict[str, np.ndarray], seed: int,
 ) -> "pd.DataFrame":  # fmt: skip
     import pandas as pd
 
-    pairs = [("function tokens (most frequent)", groups[FUNCTION], groups[OTHERS])]
-    pairs += [(f"tokens of class {n!r}", groups[n], groups[CONTENT]) for n in JUDGED]
+    others, content = (_compared(blocks, groups[name], seed) for name in (OTHERS, CONTENT))
+    pairs = [("function tokens (most frequent)", groups[FUNCTION], others)]
+    pairs += [(f"tokens of class {n!r}", groups[n], content) for n in JUDGED]
     found = [
         judge_class(name, blocks, shuffled, members=members, others=others)
         for name, members, others in pairs
@@ -188,12 +208,12 @@ def _verdict(name: str, found: GraphVerdict) -> dict[str, Any]:
 
 def _hubs(
     blocks: Sequence[FeatureCounts], shuffled: Sequence[FeatureCounts],
-    groups: dict[str, np.ndarray], tokens: "pd.DataFrame",
+    groups: dict[str, np.ndarray], tokens: "pd.DataFrame", seed: int,
 ) -> "pd.DataFrame":  # fmt: skip
     import pandas as pd
 
     try:
-        found = token_hubs(blocks, shuffled, others=groups[OTHERS])
+        found = token_hubs(blocks, shuffled, others=_compared(blocks, groups[OTHERS], seed))
     except ResultError as error:
         return pd.DataFrame([{"token": -1, "text": "not measured", "reason": str(error)}])
     kind = dict(zip(tokens["id"], tokens["class"], strict=True))

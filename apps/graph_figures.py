@@ -40,7 +40,7 @@ def draw(
 def coverage(result: "FeatureGraph", s: "StationResult") -> go.Figure:
     """Features reached by the most frequent tokens, beside the blind null and content tokens."""
     t = s.tables["coverage"]
-    names = [f"{r + 1}<br>{html.escape(x)}" for r, x in enumerate(t["text"])]
+    names = [f"{r + 1}<br>{_shown(x)}" for r, x in enumerate(t["text"])]
     fig = go.Figure()
     fig.add_scatter(
         x=[*names, *names[::-1]], y=[*t["content_high"], *t["content_low"][::-1]], fill="toself",
@@ -145,7 +145,7 @@ def degrees(result: "FeatureGraph", s: "StationResult") -> go.Figure:
         fig.add_scattergl(
             x=part["count"], y=part["degree"], mode="markers", name=str(name),
             marker={"size": 5, "opacity": 0.6, "color": CLASS_COLOURS.get(str(name), "#bbb")},
-            text=[html.escape(x) for x in part["text"]],
+            text=[_shown(x) for x in part["text"]],
             hovertemplate="%{text}: %{x:,} times, %{y:,} features<extra></extra>",
         )  # fmt: skip
     fig.update_xaxes(title="positions of the token", type="log")
@@ -167,7 +167,7 @@ def hubs(result: "FeatureGraph", s: "StationResult", *, n: int = 30) -> go.Figur
         raise ResultError(str(t["reason"].iloc[0]))
     t = t.head(n)
     fig = go.Figure(go.Scatter(
-        x=t["ratio"], y=[html.escape(x) for x in t["text"]], mode="markers",
+        x=t["ratio"], y=[_shown(x) for x in t["text"]], mode="markers",
         marker={"size": 10, "color": [CLASS_COLOURS.get(c, "#bbb") for c in t["class"]],
                 "symbol": np.where(t["hub"], "circle", "circle-open")},
         error_x={"type": "data", "symmetric": False, "array": t["high"] - t["ratio"],
@@ -214,7 +214,7 @@ def bipartite(
                       hoverinfo="skip", showlegend=False)  # fmt: skip
     for nodes, side, colour, where in ((tokens, 0, ORANGE, "middle left"),
                                        (features, 1, BLUE, "middle right")):  # fmt: skip
-        label = [html.escape(graph.nodes[n]["label"]) for n in nodes]
+        label = [_shown(graph.nodes[n]["label"]) for n in nodes]
         fig.add_scatter(
             x=[side] * len(nodes), y=[place[n] for n in nodes], textposition=where,
             mode="markers+text" if side == 0 else "markers", text=label, showlegend=False,
@@ -256,7 +256,7 @@ def effects(result: "FeatureEffects") -> go.Figure:
     fig.update_xaxes(title="distance of the token from the prediction")
     fig.update_yaxes(title="change of the next token's log-probability, nats")
     parts.frame(
-        fig, f"{html.escape(result.provenance.model)}: features taken away",
+        fig, f"{_shown(result.provenance.model)}: features taken away",
         f"{result.station}; {rows['trial'].nunique()} predictions; diamonds: random directions of "
         "the same length", top=90,
     )  # fmt: skip
@@ -278,10 +278,15 @@ FIGURES: dict[str, tuple[Figure, str]] = {
 # -- helpers ----------------------------------------------------------------------------------
 
 
+def _shown(text: str) -> str:
+    """Text as text: Plotly reads tags, but shows a quote's entity as it is."""
+    return html.escape(str(text), quote=False)
+
+
 def _titled(
     fig: go.Figure, result: "FeatureGraph", s: "StationResult", title: str, below: str
 ) -> go.Figure:
-    name = html.escape(result.provenance.model)
+    name = _shown(result.provenance.model)
     facts = f"{s.key}, {s.counts.n_features:,} features, {s.counts.n_positions:,} positions"
     parts.frame(fig, f"{name}: {title}", "; ".join(filter(None, (facts, below))), top=90)
     return fig

@@ -81,9 +81,21 @@ def _station(result: "FeatureGraph", s: "StationResult", *, first: bool) -> Iter
 
 
 def _table(frame: "pd.DataFrame") -> str:
-    shown = frame.drop(columns=[c for c in ("sentence", "claim") if c in frame])
+    hidden = ("sentence", "claim", "reason") if "verdict" in frame and "class" in frame else ()
+    frame = _with_intervals(frame)
+    shown = frame.drop(columns=[c for c in hidden if c in frame])
     columns = [str(c).replace("_", " ") for c in shown]
     return h.table(columns, [[_cell(v) for v in row] for row in shown.itertuples(index=False)])
+
+
+def _with_intervals(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """Ratio and interval of each form in one column; what decided stands in the notes above."""
+    for form in ("occurrences", "documents"):
+        names = [f"{form}_{part}" for part in ("ratio", "low", "high")]
+        if set(names) <= set(frame):
+            text = [f"{r:.2f} ({a:.2f} to {b:.2f})" for r, a, b in frame[names].to_numpy()]
+            frame = frame.drop(columns=names).assign(**{f"ratio at equal {form} (95 %)": text})
+    return frame
 
 
 def _cell(value: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from apps import binding, calibrate, causal, graph, losses
+from apps import binding, calibrate, causal, graph, losses, reactivation
 from apps.console import Lines, fail, say
 from apps.options import (
     AsJson,
@@ -285,6 +285,7 @@ binding.register(app, bench_app)
 calibrate.register(app)
 graph.register(app, bench_app)
 losses.register(app, bench_app)
+reactivation.register(app, bench_app)
 
 
 def main() -> None:

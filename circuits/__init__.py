@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from circuits.comparison import compare
     from circuits.effects_result import FeatureEffects, feature_effects
     from circuits.feature_trials import EffectSettings
+    from circuits.graph_json import write_graph_json
     from circuits.graph_plan import GraphSettings
     from circuits.graph_result import FeatureGraph
     from circuits.graph_run import function_tokens
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from circuits.patch_result import PatchResult
     from circuits.patching import PatchSettings, patch
     from circuits.plan import ScanSettings
+    from circuits.reactivation_corpus import ReactivationSettings, reactivation
+    from circuits.reactivation_prompt import trace_prompt
+    from circuits.reactivation_result import ReactivationResult
     from circuits.retrieval import scan
     from circuits.scan_result import ScanResult
     from circuits.validation import validate
@@ -56,6 +60,8 @@ __all__ = [
     "LossSettings",
     "PatchResult",
     "PatchSettings",
+    "ReactivationResult",
+    "ReactivationSettings",
     "ScanResult",
     "ScanSettings",
     "ValidateSettings",
@@ -69,9 +75,12 @@ __all__ = [
     "function_tokens",
     "loss_groups",
     "patch",
+    "reactivation",
     "read_heads",
     "scan",
+    "trace_prompt",
     "validate",
+    "write_graph_json",
     "write_heads",
 ]
 
@@ -91,6 +100,8 @@ _HOME = {
     "LossSettings": "circuits.loss_plan",
     "PatchResult": "circuits.patch_result",
     "PatchSettings": "circuits.patching",
+    "ReactivationResult": "circuits.reactivation_result",
+    "ReactivationSettings": "circuits.reactivation_corpus",
     "ScanResult": "circuits.scan_result",
     "ScanSettings": "circuits.plan",
     "ValidateSettings": "circuits.validation_plan",
@@ -104,9 +115,12 @@ _HOME = {
     "function_tokens": "circuits.graph_run",
     "loss_groups": "circuits.loss_run",
     "patch": "circuits.patching",
+    "reactivation": "circuits.reactivation_corpus",
     "read_heads": "circuits.head_sets",
     "scan": "circuits.retrieval",
+    "trace_prompt": "circuits.reactivation_prompt",
     "validate": "circuits.validation",
+    "write_graph_json": "circuits.graph_json",
     "write_heads": "circuits.head_sets",
 }
 

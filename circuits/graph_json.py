@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
+from circuits.prompt_trace import records
 from interp.errors import ResultError
 from interp.store import cannot_write
 
@@ -58,6 +59,8 @@ def write_graph_json(
     Raises:
         ResultError: a slug that is no file name, no room for the tokens, or an unwritable place.
     """
+    from scipy.sparse import csr_array
+
     if not _SLUG.match(slug):
         raise ResultError(f"{slug!r} cannot name a graph; use letters, digits, - and _")
     fixed = 2 * len(trace.positions) + 1
@@ -67,9 +70,9 @@ def write_graph_json(
     nodes, links = _nodes(trace, kept), _links(trace, kept)
     names = [n["node_id"] for n in nodes]
     place = {name: i for i, name in enumerate(names)}
-    matrix = np.zeros((len(nodes), len(nodes)), np.float32)
-    for link in links:
-        matrix[place[link["target"]], place[link["source"]]] = link["weight"]
+    ends = [[place[link[side]] for link in links] for side in ("target", "source")]
+    size = (len(nodes), len(nodes))
+    matrix = csr_array(([link["weight"] for link in links], tuple(ends)), shape=size)
     start = np.array([n["token_prob"] for n in nodes])
     shares = cumulative(influences(matrix, start))
     for node, share in zip(nodes, shares, strict=True):
@@ -112,21 +115,24 @@ def check_graph_json(path: str | Path) -> dict[str, int]:
     return dict(Counter(str(n["feature_type"]) for n in nodes)) | {"links": len(links)}
 
 
-def influences(
-    matrix: Float[np.ndarray, "target source"], start: Float[np.ndarray, " node"]
-) -> Float[np.ndarray, " node"]:
+def influences(matrix: Any, start: Float[np.ndarray, " node"]) -> Float[np.ndarray, " node"]:
     """p (A + A^2 + ...), A the absolute weights with every row summing to 1; p as `start`.
+
+    `matrix` is [target, source], dense or sparse.
 
     Raises:
         ResultError: links in a circle, for which the sum need not end.
     """
-    size = np.abs(matrix).astype(float)
-    rows = size.sum(1, keepdims=True)
-    size = np.divide(size, rows, out=np.zeros_like(size), where=rows > 0)
-    total = np.zeros(len(size))
-    now = np.asarray(start, float)
-    for _ in range(len(size)):
-        now = now @ size
+    from scipy.sparse import csr_array, diags_array
+
+    size: Any = abs(csr_array(matrix))
+    rows = np.asarray(size.sum(axis=1)).reshape(-1)
+    back = np.divide(1.0, rows, out=np.zeros_like(rows), where=rows > 0)
+    size = (diags_array(back) @ size).T.tocsr()
+    total = np.zeros(len(rows))
+    now: Any = np.asarray(start, float)
+    for _ in rows:
+        now = size @ now
         if not now.any():
             return total
         total += now
@@ -162,16 +168,18 @@ def _nodes(trace: "PromptTrace", kept: Any) -> list[Node]:
     nodes = [
         _node(f"E_{p.token}_{p.position}", int(p.position), "E", p.position, TOKEN,
               f"E_{p.token}-{p.position}", str(p.text))
-        for p in trace.positions.itertuples()
+        for p in records(trace.positions)
     ]  # fmt: skip
     nodes += [
         _node(f"{layer}_-1_{p.position}", -1, str(layer), p.position, ERROR,
               f"{layer}_-1-{p.position}", f"not reconstructed at {p.text}")
-        for p in trace.positions.itertuples()
+        for p in records(trace.positions) if np.isfinite(p.error)
     ]  # fmt: skip
-    for r in kept.itertuples():
-        node = _node(f"{layer}_{r.feature}_{r.position}", pair(layer, int(r.feature)), str(layer),
-                     r.position, FEATURE, f"{layer}_{r.feature}-0", trace.name(r.feature))  # fmt: skip
+    for r in records(kept):
+        node = _node(
+            f"{layer}_{r.feature}_{r.position}", pair(layer, int(r.feature)), str(layer),
+            r.position, FEATURE, f"{layer}_{r.feature}-0", trace.name(r.feature),
+        )  # fmt: skip
         nodes.append(node | {"activation": _short(r.activation)})
     top = about["n_layers"] + 1
     text = f'Output "{about["target_text"]}" (p={about["p"]:.3f})'
@@ -197,17 +205,18 @@ def _links(trace: "PromptTrace", kept: Any) -> list[Link]:
     logit = f"{about['n_layers'] + 1}_{about['target']}_{len(trace.positions) - 1}"
     tokens = trace.positions["token"].to_numpy()
     links, brought = [], Counter[tuple[int, int]]()
-    for r in trace.links(kept).itertuples():
+    for r in records(trace.links(kept)):
         links.append(_link(f"{layer}_{r.feature}_{r.source}", f"{layer}_{r.feature}_{r.position}",
                            r.contribution))  # fmt: skip
         brought[int(r.position), int(r.feature)] += r.contribution
-    for r in kept.itertuples():
+    for r in records(kept):
         name = f"{layer}_{r.feature}_{r.position}"
         rest = r.activation - brought[int(r.position), int(r.feature)]
         links.append(_link(f"E_{tokens[r.position]}_{r.position}", name, rest))
         links.append(_link(name, logit, r.attribution))
-    for p in trace.positions.itertuples():
-        links.append(_link(f"{layer}_-1_{p.position}", logit, p.error))
+    for p in records(trace.positions):
+        if np.isfinite(p.error):
+            links.append(_link(f"{layer}_-1_{p.position}", logit, p.error))
     return links
 
 
@@ -226,7 +235,7 @@ def _metadata(trace: "PromptTrace", slug: str, model_name: str, n_kept: int) -> 
             "site": about["site"], "objective": about["objective"],
             "active_features": len(trace.features), "kept_features": n_kept,
             "dropped_features": len(trace.features) - n_kept,
-            "links": "into a feature: parts of its activation; into the logit: gradient x activation",
+            "links": "parts of activations into features, gradient x activation into the logit",
         },
     }  # fmt: skip
 

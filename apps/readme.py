@@ -117,6 +117,61 @@ def bench_bind() -> str:
     )
 
 
+def graph() -> str:
+    """The committed token-feature graph: headline beside its nulls, verdicts, and use."""
+    found, used = _result("graph_cpu"), _result("effects_cpu")
+    text = found["text"]
+    words = (
+        f"{found['model']}; {text['positions']:,} positions of {text['documents']} texts, "
+        f"{found['function_tokens']} function tokens; `{found['command']}`, {found['machine']}, "
+        f"{found['created'][:10]}."
+    )
+    classes = [
+        f"{row['class']} {row['occurrences_ratio']:.2f} ({row['verdict']})"
+        for row in found["tables"][list(found["tables"])[0]]["verdict"]
+    ]
+    key = next(iter(found["tables"]))
+    judged = f"Degree at equal occurrences against other tokens, {key}: {'; '.join(classes)}."
+    return f"{found['markdown']}\n\n{words}\n\n{judged}\n\n{_used(used)}"
+
+
+def _used(found: dict[str, Any]) -> str:
+    pairs = [
+        f"{c['distance']}: {c['function']:+.2f} at function, {c['content']:+.2f} at content, "
+        f"difference {c['difference']:+.2f} ({c['low']:+.2f} to {c['high']:+.2f})"
+        for c in found["contrasts"]
+    ]
+    return (
+        f"Taking the features of one token away ({found['station']}, {found['contrasts'][0]['n']} "
+        "predictions of content tokens) changes the next token's log-probability, in nats beyond "
+        f"random directions of the same length: {'; '.join(pairs)}. "
+        f"`{found['settings']['command']}`."
+    )
+
+
+def graph_calibration() -> str:
+    """The committed calibration of the graph's verdicts."""
+    return str(_result("graph_calibration")["markdown"]).rstrip()
+
+
+def losses() -> str:
+    """The committed losses of the four transition groups, last checkpoint."""
+    found = _result("loss_groups_cpu")
+    return f"{found['answer']} `{found['settings']['command']}`, {found['created'][:10]}."
+
+
+def bench_graph() -> str:
+    """The committed bench of counting."""
+    b = _result("bench_graph_cpu")
+    return (
+        f"`{b['command']}`: {b['tokens a second, end to end']:,.0f} tokens a second end to end; "
+        f"encoding adds {b['encoding, share of that']:.1%} to the bare forward and counting "
+        f"{b['counting, share of that']:.1%} ({b['counting, nanoseconds an activation']:.0f} ns an "
+        f"activation; dense adding {b['dense counting, nanoseconds an activation']:.0f} ns, the "
+        f"same counts). {b['machine']}, {b['provenance']['created'][:10]}."
+    )
+
+
 def _result(name: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
     return found
@@ -130,6 +185,10 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "binding": binding,
     "binding_calibration": binding_calibration,
     "bench_bind": bench_bind,
+    "graph": graph,
+    "graph_calibration": graph_calibration,
+    "losses": losses,
+    "bench_graph": bench_graph,
 }
 
 

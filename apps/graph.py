@@ -75,6 +75,9 @@ def graph(
     top: Annotated[int, typer.Option(help="Tokens of the cumulative table.")] = 10,
     blocks: Annotated[int, typer.Option(help="Stretches of text: parts, and clusters.")] = 24,
     field: Annotated[str, typer.Option(help="Of .jsonl and .parquet.")] = "text",
+    export: Annotated[
+        Path | None, typer.Option(help="Also edges: .parquet, or a part as .graphml.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Run folder.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on with finished parts.")] = False,
     seed: Seed = 0,
@@ -88,6 +91,7 @@ def graph(
     """Count which tokens activate which features, and tell it from mere frequency."""
     from apps.graph_report import finish
     from circuits.graph_plan import GraphSettings, check_settings
+    from circuits.graph_result import check_export
     from circuits.graph_run import function_tokens
 
     settings = GraphSettings(
@@ -98,6 +102,8 @@ def graph(
         rule=rule, top=top, blocks=blocks, field=field, seed=seed,
     )  # fmt: skip
     check_settings(settings)
+    if export is not None:
+        check_export(export)
     if not corpus:
         raise PromptError("no text was named; give --corpus FILE, FOLDER or PATTERN")
     folder = run_folder(output, f"{Path(model).name}-graph", resume=resume)
@@ -112,6 +118,8 @@ def graph(
             )
         result.settings.update(command=command_line("graph"), machine=machine(loaded))
     finish(result, folder, lines, as_json=as_json)
+    if export is not None:
+        lines.say(f"edges: {result.export(export).resolve()}")
 
 
 def effects(

@@ -172,13 +172,11 @@ class FeatureGraph:
         """
         import networkx as nx
 
-        path = Path(path)
+        path = check_export(path)
         if path.suffix == ".parquet":
             self.edges(station, **options).to_parquet(path)
-        elif path.suffix == ".graphml":
-            nx.write_graphml(self.to_networkx(station, **options), path)
         else:
-            raise ResultError(f"cannot write {path.name}: the ending must be .parquet or .graphml")
+            nx.write_graphml(self.to_networkx(station, **options), path)
         return path
 
     def save(self, folder: str | Path) -> Path:
@@ -222,6 +220,18 @@ class FeatureGraph:
             return cls(meta["settings"], made, meta["text"], tokens, stations)
         except (OSError, TypeError, KeyError, ValueError) as error:
             raise ResultError(f"{folder} is damaged ({error}); run it again") from None
+
+
+def check_export(path: str | Path) -> Path:
+    """Refuse an ending that no export has, before anything is computed.
+
+    Raises:
+        ResultError: neither .parquet nor .graphml.
+    """
+    path = Path(path)
+    if path.suffix not in (".parquet", ".graphml"):
+        raise ResultError(f"cannot write {path.name}: the ending must be .parquet or .graphml")
+    return path
 
 
 def _station(folder: Path, row: dict[str, Any]) -> StationResult:

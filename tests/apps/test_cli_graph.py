@@ -45,7 +45,9 @@ def test_graph_writes_a_run_that_can_be_read_and_gone_on_with(world):
     assert "blind null" in page and 'src="http' not in page
     same = ["graph", world / "model", "--corpus", world / "text", "--output", world / "run", *SMALL]
     assert "holds a result already" in typed(*same).stderr or typed(*same).exit_code == 1
-    told = json.loads(typed(*same, "--resume", "--json").stdout)
+    edges = world / "edges.graphml"
+    told = json.loads(typed(*same, "--resume", "--json", "--export", edges).stdout)
+    assert edges.exists()
     assert told["function_tokens"] >= 1 and told["markdown"].count("|") > 10
 
 
@@ -96,6 +98,7 @@ REFUSED = {
     "no text": (["graph", "MODEL"], "--corpus"),
     "no such text": (["graph", "MODEL", "--corpus", "nowhere.txt"], "nowhere.txt"),
     "too little text": (["graph", "MODEL", "--corpus", "TEXT", "--tokens", "9999999"], "positions"),
+    "a bad ending": (["graph", "MODEL", "--corpus", "TEXT", "--export", "edges.csv"], ".parquet"),
     "a bad rule": (["graph", "MODEL", "--corpus", "TEXT", "--rule", "often"], "edge rule"),
     "no dictionary": (
         ["graph", "MODEL", "--corpus", "TEXT", "--features", "nowhere", "--blocks", "4"], "nowhere",

@@ -72,12 +72,17 @@ def check_logits(model: "HFModel") -> Check:
     prefix = model.prefill(tokens[:split], chunk=max(1, split // 2))
     suffix = tokens[split:].tolist()
     trace = model.extend(prefix, [suffix, suffix], logits=[range(len(suffix))] * 2)
-    worst = (trace.logits.view(2, *bare.shape) - bare.float().cpu()).abs().max().item()
+    off = (trace.logits.view(2, *bare.shape) - bare.float().cpu()).abs()
+    exact = model.dtype == torch.float32
+    # rounding to half precision alone moves some of a million logits by half their spread, in the
+    # bare model as well: there a row is judged by its root mean square
+    worst = (off if exact else off.square().mean(-1).sqrt()).max().item()
     limit = tolerance(model, bare.float().std().item())
     return Check(
         "logits: prefill + extend = one bare eager forward",
         worst <= limit,
-        f"largest difference {worst:.1e}, allowed {limit:.1e}",
+        f"largest {'difference' if exact else 'mean difference of a row'} {worst:.1e}, "
+        f"allowed {limit:.1e}",
     )
 
 

@@ -204,7 +204,8 @@ def _roles(n_positions: np.ndarray, settings: GraphSettings) -> np.ndarray:
     rest = rest[before < settings.tokens] if settings.tokens else rest
     before = before[: len(rest)]
     wanted = int(before[-1] + n_positions[rest[-1]]) if len(rest) else 0
-    block = (before * settings.blocks / max(1, wanted)).astype(int)
+    # a text too short for a position, at the end, belongs to the last block
+    block = np.minimum(before * settings.blocks / max(1, wanted), settings.blocks - 1).astype(int)
     _, roles[rest] = np.unique(block, return_inverse=True)
     if needed and not training.any() or len(np.unique(roles[rest])) < 2:
         raise PromptError(

@@ -20,7 +20,14 @@ import numpy as np
 
 from circuits.count_files import merge_counts, read_counts, write_counts
 from circuits.feature_counting import Counter
-from circuits.graph_plan import GraphSettings, Text, check_settings, divide, text_windows
+from circuits.graph_plan import (
+    TRAINING,
+    GraphSettings,
+    Text,
+    check_settings,
+    divide,
+    text_windows,
+)
 from circuits.graph_result import FeatureGraph, StationResult
 from circuits.graph_stations import Station, batches, read_stations, train_stations
 from circuits.graph_tables import class_table, tables
@@ -82,7 +89,7 @@ def function_tokens(
     made = provenance(model, seconds=time.perf_counter() - start)
     about = {
         "tokens": text.counts.n_tokens, "documents": text.counts.n_documents,
-        "positions": text.size(), "training_positions": text.size(-1), "digest": text.digest,
+        "positions": text.size(), "training_positions": text.size(TRAINING), "digest": text.digest,
         "blocks": text.n_blocks,
     }  # fmt: skip
     stations = {s.key: s for s in found}

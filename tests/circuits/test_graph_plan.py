@@ -50,6 +50,11 @@ def test_the_graph_takes_no_more_than_was_asked():
     assert (found.roles == UNUSED).any()
 
 
+def test_texts_too_short_for_a_position_make_no_block_of_their_own():
+    found = divided([*texts(40), "the", "of"], features=("x",))
+    assert found.n_blocks == 5 and all(found.size(b) > 0 for b in range(5))
+
+
 def test_other_text_has_another_digest():
     a, b = (divided(texts(30, seed=s), features=("x",)).digest for s in (0, 1))
     assert a != b and a == divided(texts(30), features=("x",)).digest

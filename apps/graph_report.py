@@ -69,19 +69,24 @@ def markdown(result: "FeatureGraph") -> str:
     for s in result.stations.values():
         t = s.tables["coverage"].iloc[-1]
         judged = s.tables["verdict"].iloc[0]
-        ratio = f"{judged['occurrences_ratio']:.2f} ({judged['occurrences_low']:.2f} to " \
-                f"{judged['occurrences_high']:.2f})"  # fmt: skip
         rows.append([
-            s.key, f"{s.quality['fvu']:.2f}", f"{s.quality['ce_recovered']:.2f}",
+            s.key, f"{s.quality['fvu']:.2f}", _recovered(s.quality["ce_recovered"]),
             f"{t['cumulative_share']:.1%}", f"{t['of_alive']:.1%}", f"{t['null_high']:.1%}",
-            f"{t['content_mean']:.1%}", ratio, judged["verdict"],
+            f"{t['content_mean']:.1%}", _ratio(judged, "occurrences"), _ratio(judged, "documents"),
+            judged["verdict"],
         ])  # fmt: skip
     columns = [
         "dictionary", "FVU", "CE recovered", "positions of the top tokens", "features reached",
         "blind null", "random content tokens",
-        "degree at equal occurrences, function / other (95 %)", "beyond frequency",
+        "degree at equal occurrences, function / other (95 %)", "at equal documents",
+        "beyond frequency",
     ]  # fmt: skip
     return markdown_table(columns, rows)
+
+
+def _ratio(judged: "pd.Series", form: str) -> str:
+    ratio, low, high = (judged[f"{form}_{part}"] for part in ("ratio", "low", "high"))
+    return f"{ratio:.2f} ({low:.2f} to {high:.2f})"
 
 
 def show_effects(
@@ -130,6 +135,11 @@ def show_steering(
     _show("bisection for the smallest k", pd.DataFrame(found.bisection))
     if not lines.quiet and output is not None:
         lines.say(f"result: {output.resolve()}")
+
+
+def _recovered(value: float | None) -> str:
+    """None where taking the site away does no harm, as in a model that knows nothing."""
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _verdict(frame: "pd.DataFrame") -> "pd.DataFrame":

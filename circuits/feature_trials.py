@@ -42,6 +42,8 @@ WHAT: dict[str, str] = {
 SMALLEST = 0.05
 """Smallest effect of interest, in nats of the next token's log-probability."""
 CONTROLS = ("random direction", "matched features")
+SETS = 999
+"""Sets of controls that are made of the draws of all trials."""
 
 
 @dataclass(frozen=True)
@@ -331,12 +333,23 @@ def _effect(
         return None
     return measure_effect(
         np.array([r["baseline"] for r in own]), np.array([r["treated"] for r in own]),
-        np.array([r[control] for r in own]).T, clusters=documents,
+        _sets(np.array([list(r[control]) for r in own]), settings.seed), clusters=documents,
         name=f"features at a {place} token, {distance}",
         ablation=f"{settings.what} features, {control}",
         scope="one position", direction="ablate", metric="next token's log-prob", unit="nats",
         seed=settings.seed,
     )  # fmt: skip
+
+
+def _sets(draws: Float[np.ndarray, "trial draw"], seed: int) -> Float[np.ndarray, "set trial"]:
+    """Sets of one draw a trial: draws are independent from trial to trial, so any may be joined.
+
+    With the draws of each trial in their own order there would be as many sets as draws, too few
+    for a p that stands Holm's correction over all places, distances and controls.
+    """
+    n_trials, n_draws = draws.shape
+    chosen = np.random.default_rng(seed).integers(n_draws, size=(SETS, n_trials))
+    return draws[np.arange(n_trials), chosen]
 
 
 def _beyond(row: dict[str, Any]) -> float:

@@ -127,7 +127,7 @@ def test_a_planted_use_of_function_tokens_is_found_and_no_other():
                 })  # fmt: skip
     found = findings(planted, EffectSettings(draws=20))
     named = {f.effect.name for f in found if f.verdict == "supported"}
-    assert named <= {"features at a function token, near"}
+    assert named == {"features at a function token, near"}
     assert all(f.verdict != "supported" for f in found if "content" in f.effect.name)
     table = {row["distance"]: row for row in contrasts(planted, SETTINGS)}
     assert table["near"]["high"] < 0

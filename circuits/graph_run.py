@@ -29,7 +29,13 @@ from circuits.graph_plan import (
     text_windows,
 )
 from circuits.graph_result import FeatureGraph, StationResult
-from circuits.graph_stations import Station, batches, read_stations, train_stations
+from circuits.graph_stations import (
+    Station,
+    batches,
+    read_stations,
+    station_sites,
+    train_stations,
+)
 from circuits.graph_tables import class_table, tables
 from circuits.shelf import Part, Shelf, model_label
 from interp.store import provenance
@@ -79,11 +85,15 @@ def function_tokens(
         model.tokenizer, corpus, settings, n_vocab=model.spec.d_vocab,
         progress=lambda n: report(n, 0, "tokens of the text"),
     )  # fmt: skip
+    # whatever can be refused is refused before a folder is made
+    given = read_stations(model, settings) if settings.features else None
+    if given is None:
+        station_sites(model, settings)
     holder = _Scratch() if parts is None else None
     folder = Path(parts or holder.folder)  # type: ignore[union-attr]
     shelf = Shelf(folder, asdict(settings) | model_label(model) | {"text": text.digest})
     classes = class_table(model.tokenizer, text.counts, settings)
-    found = _measure(model, corpus, text, settings, classes, shelf, "graph", report)
+    found = _measure(model, corpus, text, settings, classes, shelf, "graph", report, given)
     if settings.control == "shuffled":
         found += _control(model, corpus, settings, classes, shelf, report)
     made = provenance(model, seconds=time.perf_counter() - start)
@@ -107,12 +117,12 @@ class _Scratch:
 
 def _measure(
     model: "HFModel", corpus: Source, text: Text, settings: GraphSettings, classes: Any,
-    shelf: Shelf, name: str, report: Progress,
+    shelf: Shelf, name: str, report: Progress, given: list[Station] | None = None,
 ) -> list[StationResult]:  # fmt: skip
     stations = (
-        read_stations(model, settings)
-        if settings.features
-        else train_stations(model, corpus, text, settings, shelf=shelf, name=name, progress=report)
+        train_stations(model, corpus, text, settings, shelf=shelf, name=name, progress=report)
+        if given is None
+        else given
     )
     judged = {s.key: _judged(model, corpus, text, settings, s, shelf, name) for s in stations}
     _count(model, corpus, text, settings, stations, shelf, name, report)

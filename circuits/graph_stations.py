@@ -94,7 +94,7 @@ def train_stations(
     Raises:
         SiteError: a layer or site that the model does not have.
     """
-    jobs = [(site, out, seed) for site, out in _sites(model, settings)
+    jobs = [(site, out, seed) for site, out in station_sites(model, settings)
             for seed in range(settings.seeds)]  # fmt: skip
     reads = tuple(dict.fromkeys(s for site, out, _ in jobs for s in (site, out) if s is not None))
     folder = _folder(shelf)
@@ -124,6 +124,22 @@ def batches(found: Iterator[Window]) -> Iterator[list[Window]]:
         yield group
 
 
+def station_sites(model: "HFModel", settings: GraphSettings) -> list[tuple[Site, Site | None]]:
+    """What dictionaries to be trained read, and what they reconstruct where that is another site.
+
+    Raises:
+        SiteError: a layer that the model does not have.
+    """
+    n_layers = model.spec.n_layers
+    layers = settings.layers or default_layers(n_layers)
+    bad = [layer for layer in layers if not 0 <= layer < n_layers]
+    if bad:
+        raise SiteError(f"no layer {bad[0]}: layers are 0-{n_layers - 1}; name others with --layer")
+    out: Any = settings.out_site
+    kind: Any = settings.site
+    return [(Site(kind, n), Site(out, n) if out else None) for n in layers]
+
+
 # -- helpers ----------------------------------------------------------------------------------
 
 
@@ -141,17 +157,6 @@ def _settings(settings: GraphSettings, seed: int) -> TrainSettings:
         d_dict=settings.d_dict, k=settings.k, activation=settings.activation,
         steps=settings.steps, batch=settings.batch, seed=settings.seed + seed,
     )  # fmt: skip
-
-
-def _sites(model: "HFModel", settings: GraphSettings) -> list[tuple[Site, Site | None]]:
-    n_layers = model.spec.n_layers
-    layers = settings.layers or default_layers(n_layers)
-    bad = [layer for layer in layers if not 0 <= layer < n_layers]
-    if bad:
-        raise SiteError(f"no layer {bad[0]}: layers are 0-{n_layers - 1}; name others with --layer")
-    out: Any = settings.out_site
-    kind: Any = settings.site
-    return [(Site(kind, n), Site(out, n) if out else None) for n in layers]
 
 
 def _store(

@@ -103,6 +103,10 @@ REFUSED = {
     "no dictionary": (
         ["graph", "MODEL", "--corpus", "TEXT", "--features", "nowhere", "--blocks", "4"], "nowhere",
     ),
+    "no such layer": (
+        ["graph", "MODEL", "--corpus", "TEXT", "--layer", "99", "--train-tokens", "600"],
+        "no layer 99",
+    ),
     "no run": (["effects", "nowhere", "--corpus", "TEXT"], "no result"),
     "no tests": (
         ["steer", "nowhere", "--trait", "a", "--success", "b", "--tests", "nowhere"], "nowhere",
@@ -121,4 +125,4 @@ def test_bad_input_gets_one_line(world, tmp_path, case):
     ))  # fmt: skip
     assert done.exit_code == 1 and isinstance(done.exception, MnemoscopeError)
     assert told in str(done.exception) and "\n" not in str(done.exception)
-    assert not (tmp_path / "x" / "result.json").exists()
+    assert not (tmp_path / "x").exists()

@@ -13,6 +13,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Commands that are typed in a test set the threads of the whole process."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def real():
     """The small bundled model under the instrument."""

@@ -108,7 +108,7 @@ def _prompt(loaded, graph, prompt, target, station, settings, known, skip_first)
     """The trace of a prompt, with features named by the tokens of the graph."""
     from dataclasses import replace
 
-    from circuits.reactivation_corpus import dense_features, feature_names, function_mask
+    from circuits.reactivation_corpus import dense_features, feature_names
     from circuits.reactivation_prompt import trace_prompt
 
     tokenizer, own = loaded.tokenizer, graph.station(station)
@@ -117,7 +117,7 @@ def _prompt(loaded, graph, prompt, target, station, settings, known, skip_first)
         raise PromptError(f"{target!r} is {len(aim)} tokens; name one, and mind the space in front")
     made = trace_prompt(
         loaded, own.dictionary, tokenizer(prompt).input_ids,
-        function=function_mask(graph, loaded.spec.d_vocab), target=aim[0],
+        function=graph.function_mask(loaded.spec.d_vocab), target=aim[0],
         objective=settings.objective, heads=known.heads if known else None,
         n_features=settings.n_features, n_exact=settings.n_exact, skip_first=skip_first,
         left_out=dense_features(own, settings.densest),

@@ -20,6 +20,7 @@ from circuits.feature_trials import (
     find_trials,
     findings,
     measure_trials,
+    trials_digest,
 )
 from circuits.graph_plan import GraphSettings, text_windows
 from circuits.graph_result import FeatureGraph
@@ -148,11 +149,12 @@ def feature_effects(
             "cannot be taken out of its site; use an autoencoder of the residual"
         )
     start = time.perf_counter()
-    function = np.zeros(model.spec.d_vocab, bool)
-    function[graph.tokens["id"][graph.tokens["function"]]] = True
-    label = asdict(settings) | model_label(model) | {"dictionary": own.dictionary.digest}
-    shelf = Shelf(parts, label)
+    function = graph.function_mask(model.spec.d_vocab)
     trials = find_trials(_texts(model, graph, corpus, settings.context), function, settings)
+    label = asdict(settings) | model_label(model) | {
+        "dictionary": own.dictionary.digest, "trials": trials_digest(trials),
+    }  # fmt: skip
+    shelf = Shelf(parts, label)
     rows = measure_trials(
         model, own.dictionary.to(model.device), np.asarray(own.counts.firing), trials, function,
         settings, shelf=shelf, progress=progress,

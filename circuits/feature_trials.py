@@ -8,6 +8,7 @@ the decoder directions of other features that fire about as often. What the dict
 reconstruct stays in place.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -19,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.effects import Effect, Finding, corrected, judge, measure_effect
+from circuits.feature_controls import Frequencies, as_long, random_direction
 from circuits.shelf import Shelf
 from interp.errors import PromptError, UnknownNameError
 from interp.sites import Edit
@@ -126,6 +128,12 @@ def find_trials(
     return found
 
 
+def trials_digest(trials: Sequence[Trial]) -> str:
+    """Of all that is measured, so that parts made of another text are refused."""
+    told = repr([(t.tokens, t.answer, t.places) for t in trials])
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
 def measure_trials(
     model: "HFModel",
     dictionary: Dictionary,
@@ -143,10 +151,11 @@ def measure_trials(
     baseline, treated, and the draws of each control.
     """
     rows: list[dict[str, Any]] = []
+    often = Frequencies.of(firing)
     for i, trial in enumerate(trials):
         part = shelf.kept_rows(
             f"trial-{i:04}",
-            partial(_one, model, dictionary, firing, trial, i, function, settings),
+            partial(_one, model, dictionary, often, trial, i, function, settings),
         )
         rows += part
         if progress is not None:
@@ -200,7 +209,7 @@ def contrasts(rows: Sequence[dict[str, Any]], settings: EffectSettings) -> list[
 
 
 def _one(
-    model: "HFModel", dictionary: Dictionary, firing: np.ndarray, trial: Trial, number: int,
+    model: "HFModel", dictionary: Dictionary, often: Frequencies, trial: Trial, number: int,
     function: np.ndarray, settings: EffectSettings,
 ) -> list[dict[str, Any]]:  # fmt: skip
     site = dictionary.site
@@ -215,9 +224,9 @@ def _one(
         chosen = _chosen(z, p, trial.tokens, function, settings.what)
         own = _direction(dictionary, chosen)
         if own is not None:
-            controls = [_random_direction(own, rng) for _ in range(settings.draws)]
+            controls = [random_direction(own, rng) for _ in range(settings.draws)]
             controls += [
-                _matched(dictionary, chosen, firing, own, rng) for _ in range(settings.draws)
+                _matched(dictionary, chosen, often, own, rng) for _ in range(settings.draws)
             ]
             jobs.append((place, distance, p, [own, *controls]))
     edits = [
@@ -277,26 +286,17 @@ def _direction(dictionary: Dictionary, chosen: tuple[Tensor, Tensor]) -> Tensor 
     return out.float().cpu()
 
 
-def _random_direction(own: Tensor, rng: np.random.Generator) -> Tensor:
-    other = torch.from_numpy(rng.standard_normal(len(own))).float()
-    return other * own.norm() / other.norm()
-
-
 def _matched(
-    dictionary: Dictionary, chosen: tuple[Tensor, Tensor], firing: np.ndarray, own: Tensor,
+    dictionary: Dictionary, chosen: tuple[Tensor, Tensor], often: Frequencies, own: Tensor,
     rng: np.random.Generator,
 ) -> Tensor:  # fmt: skip
     """Other features that fire about as often in their place, scaled to the same length."""
-    order = np.argsort(firing, kind="stable")
-    rank = np.empty(len(order), int)
-    rank[order] = np.arange(len(order))
-    width = max(8, len(order) // 50)
-    step = rng.integers(1, width + 1, len(chosen[0])) * rng.choice([-1, 1], len(chosen[0]))
-    near = np.clip(rank[chosen[0].cpu().numpy()] + step, 0, len(order) - 1)
-    feature = torch.from_numpy(order[near]).to(chosen[0].device)
+    width = max(8, len(often.order) // 50)
+    others = [rng.choice(often.near(f, width=width)) for f in chosen[0].tolist()]
+    feature = torch.tensor(others, device=chosen[0].device)
     other = _direction(dictionary, (feature, chosen[1]))
     assert other is not None
-    return other * own.norm() / other.norm().clamp(min=1e-12)
+    return as_long(other, own)
 
 
 def _places(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Bool
 
 from circuits.count_files import read_counts, write_counts
 from circuits.edge_rules import apply_rule, parse_rule
@@ -82,6 +83,12 @@ class FeatureGraph:
         if key and key not in self.stations:
             raise UnknownNameError("dictionary", key, list(self.stations))
         return self.stations[key or next(iter(self.stations))]
+
+    def function_mask(self, n_vocab: int) -> Bool[np.ndarray, " token"]:
+        """Of every token of the vocabulary, whether it is a function token here."""
+        out = np.zeros(n_vocab, bool)
+        out[self.tokens["id"][self.tokens["function"]]] = True
+        return out
 
     def to_frame(self) -> "pd.DataFrame":
         """One row a dictionary: quality, size of the graph, coverage, null, ratio, verdict."""

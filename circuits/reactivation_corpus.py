@@ -178,13 +178,6 @@ def check_reactivation(settings: ReactivationSettings) -> None:
         raise PromptError(f"densest is a share of positions in (0, 1], got {settings.densest}")
 
 
-def function_mask(graph: FeatureGraph, n_vocab: int) -> np.ndarray:
-    """Of every token of the vocabulary, whether the graph run has it as a function token."""
-    out = np.zeros(n_vocab, bool)
-    out[graph.tokens["id"][graph.tokens["function"]]] = True
-    return out
-
-
 def dense_features(station: StationResult, densest: float) -> np.ndarray:
     """Of every feature, whether it fires at a larger share of the graph's positions."""
     counts = station.counts
@@ -217,7 +210,7 @@ def _bench(
     model: "HFModel", graph: FeatureGraph, own: StationResult, settings: ReactivationSettings
 ) -> _Bench:
     n_vocab = model.spec.d_vocab
-    function = function_mask(graph, n_vocab)
+    function = graph.function_mask(n_vocab)
     classes = linguistic_classes(model.tokenizer, n_vocab=n_vocab)
     counts = own.counts
     at_function = np.bincount(

@@ -18,14 +18,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from circuits.feature_controls import Frequencies, as_long, random_direction
 from circuits.shelf import Shelf
 from circuits.statistics import clopper_pearson
 from interp.errors import PromptError
 from interp.sites import Edit
-from interp.trace import SiteRead
+from interp.trace import Prefix, SiteRead
 from probes.activations import beginning
 from probes.features import Dictionary
 from probes.format import encode, prompt_format
+from probes.token_classes import INDEX, linguistic_classes
 
 if TYPE_CHECKING:
     from interp.backends.hf import HFModel
@@ -113,7 +115,7 @@ def steer(
 
     def rate(arm: str, alpha: float, k: int, vectors: Sequence[Tensor]) -> dict[str, Any]:
         def make() -> list[dict[str, Any]]:
-            texts = [t for v in vectors for t in scene.texts(v, elsewhere=arm == ELSEWHERE)]
+            texts = scene.texts(vectors, elsewhere=arm == ELSEWHERE)
             return [_rate(texts, settings, {"arm": arm, "alpha": alpha, "k": k})]
 
         found = shelf.kept_rows(f"{arm}-{alpha:g}-{k}".replace(" ", "-"), make)[0]
@@ -191,7 +193,9 @@ class _Scene:
         self.rows = (dictionary.W_dec / dictionary.scale).float().cpu()
         self.tests = [_prompt(model.tokenizer, t, settings.style) for t in settings.tests]
         self.rng = np.random.default_rng(settings.seed)
-        self.shown: dict[str, str] = {}
+        self.prefixes: dict[tuple[int, ...], Prefix] = {}
+        classes = linguistic_classes(model.tokenizer, n_vocab=model.spec.d_vocab)
+        self.content = classes == INDEX["content"]
 
     def top(self, k: int) -> Tensor:
         """Sum of the k most active features."""
@@ -203,36 +207,47 @@ class _Scene:
 
     def random(self, own: Tensor) -> list[Tensor]:
         """Random directions of the same length."""
-        out = [torch.from_numpy(self.rng.standard_normal(len(own))).float()
-               for _ in range(self.settings.draws)]  # fmt: skip
-        return [v * own.norm() / v.norm() for v in out]
+        return [random_direction(own, self.rng) for _ in range(self.settings.draws)]
 
     def matched(self, own: Tensor, feature: int, firing: np.ndarray | None) -> list[Tensor]:
         """Other features that fire about as often, at the same length."""
         n = len(self.rows)
-        order = np.argsort(np.zeros(n) if firing is None else firing, kind="stable")
         width = n if firing is None else max(2 * self.settings.draws, n // 50)
-        rank = int(np.flatnonzero(order == feature)[0])
-        near = order[max(0, rank - width) : rank + width + 1]
-        near = near[near != feature]
+        often = Frequencies.of(np.zeros(n, int) if firing is None else firing)
+        near = often.near(feature, width=width)
         chosen = self.rng.choice(near, min(self.settings.draws, len(near)), replace=False)
-        return [self.rows[f] * own.norm() / self.rows[f].norm() for f in chosen.tolist()]
+        return [as_long(self.rows[f], own) for f in chosen.tolist()]
 
-    def texts(self, vector: Tensor, *, elsewhere: bool = False) -> list[str]:
-        """What the model says to every test with the vector added."""
+    def texts(self, vectors: Sequence[Tensor], *, elsewhere: bool = False) -> list[str]:
+        """What the model says to every test with each vector added, all vectors in one batch."""
         out = []
         for tokens in self.tests:
-            place = len(tokens) - 1
-            if elsewhere:
-                place = _content_place(self.model.tokenizer, tokens)
-            prefix = self.model.prefill(tokens[:place])
-            edits = [Edit(self.site, "add", vector, positions=(0,))] if vector.any() else []
+            place = self._content_place(tokens) if elsewhere else len(tokens) - 1
+            edits = [
+                Edit(self.site, "add", vector, rows=(row,), positions=(0,))
+                for row, vector in enumerate(vectors)
+                if vector.any()
+            ]
             said = self.model.generate(
-                prefix, [tokens[place:]], max_new_tokens=self.settings.max_new_tokens,
+                self._prefix(tuple(tokens[:place])), [tokens[place:]] * len(vectors),
+                max_new_tokens=self.settings.max_new_tokens,
                 stop=_stops(self.model.tokenizer), edits=edits,
             )  # fmt: skip
-            out.append(self.model.tokenizer.decode(said[0]))
+            out += [self.model.tokenizer.decode(text) for text in said]
         return out
+
+    def _prefix(self, tokens: tuple[int, ...]) -> Prefix:
+        """What stands before the place, read once for all arms."""
+        if tokens not in self.prefixes:
+            self.prefixes[tokens] = self.model.prefill(tokens)
+        return self.prefixes[tokens]
+
+    def _content_place(self, tokens: Sequence[int]) -> int:
+        """The last token before the last one that is a word of content."""
+        for place in range(len(tokens) - 2, 0, -1):
+            if self.content[tokens[place]]:
+                return place
+        raise PromptError("a test prompt holds no word of content to add the feature at")
 
     def examples(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
         """The first text of every arm."""
@@ -279,17 +294,6 @@ def _rate(texts: Sequence[str], settings: SteerSettings, row: dict[str, Any]) ->
     low, high = clopper_pearson(hits, len(texts))
     return row | {"rate": hits / len(texts), "low": low, "high": high, "n": len(texts),
                   "example": texts[0]}  # fmt: skip
-
-
-def _content_place(tokenizer: Any, tokens: Sequence[int]) -> int:
-    """The last token before the last one that is a word of content."""
-    from probes.token_classes import INDEX, linguistic_classes
-
-    classes = linguistic_classes(tokenizer)
-    for place in range(len(tokens) - 2, 0, -1):
-        if classes[tokens[place]] == INDEX["content"]:
-            return place
-    raise PromptError("a test prompt holds no word of content to add the feature at")
 
 
 def _stops(tokenizer: Any) -> list[int]:

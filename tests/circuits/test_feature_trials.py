@@ -166,3 +166,10 @@ def test_what_cannot_be_tested_is_refused(function):
         check_effects(EffectSettings(draws=3))
     with pytest.raises(PromptError, match="only 0 predictions"):
         find_trials(iter([(0, (1, 2, 3))]), function, SETTINGS)
+
+
+def test_trials_of_another_text_are_other_trials(trials):
+    from circuits.feature_trials import trials_digest
+
+    assert trials_digest(trials) == trials_digest(list(trials))
+    assert trials_digest(trials[:-1]) != trials_digest(trials)

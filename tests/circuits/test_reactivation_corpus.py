@@ -19,7 +19,6 @@ from circuits.reactivation_corpus import (
     ReactivationSettings,
     check_reactivation,
     feature_names,
-    function_mask,
     reactivation,
 )
 from circuits.reactivation_result import ReactivationResult
@@ -66,7 +65,7 @@ def firings(model, graph):
 
 
 def test_the_index_counts_what_whole_forwards_show(model, graph, result):
-    function = function_mask(graph, model.spec.d_vocab)
+    function = graph.function_mask(model.spec.d_vocab)
     at_function = total = positions = 0
     links = {}
     for _, tokens, active in firings(model, graph):

@@ -7,7 +7,7 @@ predicts the answers (arXiv 2510.06182). Measured first, concluded from the reco
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from circuits.binding_plan import BindSettings, Study, plan_studies
 from circuits.binding_result import BindingResult, StudyResult
 from circuits.binding_study import CONTROL, MAIN, SWEEP, joined, measure_stage, n_parts, safe
 from circuits.competence import Ready, make_ready, preflight
+from circuits.given import with_options
 from circuits.shelf import Shelf, model_label
 from interp.errors import PromptError
 from interp.store import provenance
@@ -53,7 +54,7 @@ def binding(
         UnknownNameError: an unknown task, target role or design.
         SiteError: a layer that the model does not have.
     """
-    settings = replace(settings or BindSettings(), **_tuples(options))
+    settings = with_options(settings or BindSettings(), options)
     studies = plan_studies(model.tokenizer, settings)
     if settings.layer > model.spec.n_layers:
         raise PromptError(f"layer {settings.layer}: the model has 0-{model.spec.n_layers}")
@@ -158,13 +159,3 @@ def _about(ready: Ready) -> dict[str, Any]:
         "other_forms": answers.others, "dropped": list(ready.study.dropped),
         "tried": {k: {"accuracy": a, "mass": m} for k, (a, m) in ready.tried.items()},
     }  # fmt: skip
-
-
-def _tuples(options: dict[str, Any]) -> dict[str, Any]:
-    """Options as a notebook gives them: one task or one n need no tuple."""
-    out = {}
-    for name, value in options.items():
-        many = isinstance(getattr(BindSettings(), name, None), tuple)
-        alone = isinstance(value, str | int | Path)
-        out[name] = (value,) if many and alone else tuple(value) if many else value
-    return out

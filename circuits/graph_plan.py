@@ -7,7 +7,7 @@ documents: parts of the run that are kept when it is interrupted, and the cluste
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -167,6 +167,15 @@ def divide(
     n_positions = np.array(sizes)
     roles = _roles(n_positions, settings)
     return Text(found, roles, n_positions, digest.hexdigest()[:16])
+
+
+def divided(text: Text, settings: GraphSettings) -> Text:
+    """The same text, read once, with roles as other settings ask for them.
+
+    Raises:
+        PromptError: fewer tokens or documents than asked for.
+    """
+    return replace(text, roles=_roles(text.n_positions, settings))
 
 
 def _measured(

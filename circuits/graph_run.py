@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +21,14 @@ import numpy as np
 
 from circuits.count_files import merge_counts, read_counts, write_counts
 from circuits.feature_counting import Counter
+from circuits.given import with_options
 from circuits.graph_plan import (
     TRAINING,
     GraphSettings,
     Text,
     check_settings,
     divide,
+    divided,
     text_windows,
 )
 from circuits.graph_result import FeatureGraph, StationResult
@@ -37,13 +40,16 @@ from circuits.graph_stations import (
     train_stations,
 )
 from circuits.graph_tables import class_table, tables
-from circuits.shelf import Part, Shelf, model_label
+from circuits.shelf import Shelf, model_label
+from interp.sites import Site
 from interp.store import provenance
 from probes.activations import shuffled_weights, site_activations
 from probes.documents import Source, Window
 from probes.feature_quality import ce_recovered, quality
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from interp.backends.hf import HFModel
 
 Progress = Callable[[int, int, str], None]
@@ -77,7 +83,7 @@ def function_tokens(
         ResultError, SiteError: a dictionary that cannot be read or does not fit the model.
         UnknownNameError: an unknown rule, control, site or way to begin.
     """
-    settings = replace(settings or GraphSettings(), **_tuples(options))
+    settings = with_options(settings or GraphSettings(), options)
     check_settings(settings)
     report = progress or (lambda *_: None)
     start = time.perf_counter()
@@ -95,7 +101,7 @@ def function_tokens(
     classes = class_table(model.tokenizer, text.counts, settings)
     found = _measure(model, corpus, text, settings, classes, shelf, "graph", report, given)
     if settings.control == "shuffled":
-        found += _control(model, corpus, settings, classes, shelf, report)
+        found += _control(model, corpus, text, settings, classes, shelf, report)
     made = provenance(model, seconds=time.perf_counter() - start)
     about = {
         "tokens": text.counts.n_tokens, "documents": text.counts.n_documents,
@@ -124,7 +130,7 @@ def _measure(
         if given is None
         else given
     )
-    judged = {s.key: _judged(model, corpus, text, settings, s, shelf, name) for s in stations}
+    judged = _judged(model, corpus, text, settings, stations, shelf, name)
     _count(model, corpus, text, settings, stations, shelf, name, report)
     assert shelf.folder is not None
     results = []
@@ -220,25 +226,33 @@ def _by_block(found: Iterator[Window], text: Text) -> Iterator[tuple[int, Iterat
 
 
 def _judged(
-    model: "HFModel", corpus: Source, text: Text, settings: GraphSettings, station: Station,
-    shelf: Shelf, name: str,
-) -> dict[str, Any]:  # fmt: skip
-    """How well the dictionary stands for the activations, on text that did not train it."""
+    model: "HFModel", corpus: Source, text: Text, settings: GraphSettings,
+    stations: Sequence[Station], shelf: Shelf, name: str,
+) -> dict[str, dict[str, Any]]:  # fmt: skip
+    """How well each dictionary stands for the activations, on text that did not train it."""
+    skip = settings.skip_first
 
-    def measure() -> Part:
+    @cache
+    def read() -> tuple[list[list[int]], "Mapping[Site, Tensor]"]:
         windows = _first_windows(model, corpus, text, settings)
-        dictionary = station.dictionary
-        sites = [s for s in (station.site, dictionary.out_site) if s is not None]
-        found = site_activations(model, windows, sites, skip_first=settings.skip_first)
-        target = None if dictionary.out_site is None else found[dictionary.out_site]
-        x = found[station.site].to(model.device)
-        own = quality(dictionary, x, None if target is None else target.to(model.device))
-        spliced = windows[:SPLICED_WINDOWS]
-        ce = ce_recovered(model, dictionary, spliced, skip_first=settings.skip_first)
-        about = {f"ce_{k}": v for k, v in asdict(ce).items()} | {"ce_recovered": ce.recovered}
-        return Part({}, [asdict(own) | about])
+        both = (site for s in stations for site in (s.site, s.dictionary.out_site))
+        sites = list(dict.fromkeys(site for site in both if site is not None))
+        return windows, site_activations(model, windows, sites, skip_first=skip)
 
-    return shelf.kept(f"{name}-{station.key}-quality", measure).rows[0]
+    def measure(station: Station) -> list[dict[str, Any]]:
+        windows, found = read()
+        dictionary = station.dictionary
+        target = None
+        if dictionary.out_site is not None:
+            target = found[dictionary.out_site].to(model.device)
+        own = quality(dictionary, found[station.site].to(model.device), target)
+        ce = ce_recovered(model, dictionary, windows[:SPLICED_WINDOWS], skip_first=skip)
+        about = {f"ce_{k}": v for k, v in asdict(ce).items()} | {"ce_recovered": ce.recovered}
+        return [asdict(own) | about]
+
+    return {
+        s.key: shelf.kept_rows(f"{name}-{s.key}-quality", partial(measure, s))[0] for s in stations
+    }
 
 
 def _first_windows(
@@ -254,13 +268,13 @@ def _first_windows(
 
 
 def _control(
-    model: "HFModel", corpus: Source, settings: GraphSettings, classes: Any, shelf: Shelf,
-    report: Progress,
+    model: "HFModel", corpus: Source, text: Text, settings: GraphSettings, classes: Any,
+    shelf: Shelf, report: Progress,
 ) -> list[StationResult]:  # fmt: skip
     """The same of the model with shuffled weights, on less text."""
     n = settings.control_tokens
     own = replace(settings, features=(), tokens=n, train_tokens=n, seeds=1)
-    text = divide(model.tokenizer, corpus, own, n_vocab=model.spec.d_vocab)
+    text = divided(text, own)
     with _beside(shuffled_weights(model, seed=settings.seed)) as other:
         found = _measure(other, corpus, text, own, classes, shelf, "shuffled", report)
     return [replace(s, key=f"{s.key}-shuffled") for s in found]
@@ -278,12 +292,3 @@ def _beside(model: "HFModel") -> Iterator["HFModel"]:
 
 def _block(name: str, station: Station, block: int, kind: str = "block") -> str:
     return f"{name}-{station.key}-{kind}-{block:03}"
-
-
-def _tuples(options: dict[str, Any]) -> dict[str, Any]:
-    """One layer or one dictionary needs no tuple."""
-    many = ("layers", "features")
-    return {
-        k: ((v,) if isinstance(v, int | str | Path) else tuple(v)) if k in many else v
-        for k, v in options.items()
-    }

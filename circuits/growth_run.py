@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.checkpoints import Models, file_name, named_models, same_tokenizer, visit
+from circuits.given import with_options
 from circuits.growth_counts import alive_features, matched_alive, readings
 from circuits.growth_result import GrowthResult
 from circuits.shelf import Shelf, model_label
@@ -121,7 +122,7 @@ def feature_growth(
         ModelError, SiteError, ResultError: see `circuits.loss_groups`; a dictionary that does not
             fit.
     """
-    settings = replace(settings or GrowthSettings(), **options)
+    settings = with_options(settings or GrowthSettings(), options)
     check_growth(settings)
     report = progress or (lambda *_: None)
     refs = named_models(models)

@@ -9,7 +9,7 @@ goes on with a word are measured beside it.
 import functools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from circuits.checkpoints import Models, file_name, named_models, same_tokenizer, visit
+from circuits.given import with_options
 from circuits.loss_plan import GROUPS, TARGETS, LossSettings, LossText, add_up, cells, read_text
 from circuits.loss_plan import check_settings as check
 from circuits.loss_result import LossResult
@@ -62,7 +63,7 @@ def loss_groups(
         ModelError: a model that cannot be loaded, or has another tokenizer than the first.
         ResultError: parts of another run.
     """
-    settings = replace(settings or LossSettings(), **options)
+    settings = with_options(settings or LossSettings(), options)
     check(settings)
     report = progress or (lambda *_: None)
     text: LossText | None = None

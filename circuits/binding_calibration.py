@@ -22,8 +22,16 @@ from circuits.binding_run import binding
 from circuits.mixture import MixtureFit
 from circuits.shelf import Shelf
 from circuits.statistics import clopper_pearson
-from interp.errors import PromptError, ResultError, UnknownNameError
-from interp.store import RESULT, Provenance, provenance, read_result, write_folder, write_json
+from interp.errors import PromptError, UnknownNameError
+from interp.store import (
+    RESULT,
+    Provenance,
+    provenance,
+    read_result,
+    unharmed,
+    write_folder,
+    write_json,
+)
 from probes.planted_binding import PLANTED_BINDING, BindingTruth, build
 
 if TYPE_CHECKING:
@@ -97,11 +105,9 @@ class BindingCalibration:
         import pandas as pd
 
         meta = read_result(Path(folder), kind=KIND, version=SCHEMA)
-        try:
+        with unharmed(folder):
             rows = pd.read_parquet(Path(folder) / "rows.parquet")
             return cls(meta["settings"], Provenance(**meta["provenance"]), rows)
-        except (OSError, TypeError, KeyError, ValueError) as error:
-            raise ResultError(f"{folder} is damaged ({error}); run it again") from None
 
 
 def calibrate_binding(

@@ -10,8 +10,8 @@ import numpy as np
 from circuits.binding_labels import LABELS, shares
 from circuits.binding_layer import sweep_curve
 from circuits.binding_study import ARRAYS, MAIN, Records
-from interp.errors import ResultError, UnknownNameError
-from interp.store import RESULT, Provenance, read_result, write_folder, write_json
+from interp.errors import UnknownNameError
+from interp.store import RESULT, Provenance, read_result, unharmed, write_folder, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -138,20 +138,17 @@ class BindingResult:
             ResultError: missing, unfinished, damaged, of another kind or version.
         """
         import pandas as pd
-        from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
         folder = Path(folder)
         meta = read_result(folder, kind=KIND, version=SCHEMA)
-        try:
+        with unharmed(folder):
             asked = pd.read_parquet(folder / "preflight.parquet")
             rows = pd.read_parquet(folder / "evaluations.parquet")
             arrays = load_file(folder / "tensors.safetensors")
             studies = {s["key"]: _study(s, asked, rows, arrays) for s in meta["studies"]}
             made = Provenance(**meta["provenance"])
             return cls(meta["settings"], made, studies, *(meta[name] for name in _ACROSS))
-        except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
-            raise ResultError(f"{folder} is damaged ({error}); run it again") from None
 
 
 _ACROSS = ("hypotheses", "transfers", "longer_inputs")

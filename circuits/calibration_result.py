@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from circuits.calibration_truth import TESTS, THRESHOLDS, TRUTHS
 from circuits.statistics import clopper_pearson
-from interp.errors import ResultError, UnknownNameError
-from interp.store import RESULT, Provenance, read_result, write_folder, write_json
+from interp.errors import UnknownNameError
+from interp.store import RESULT, Provenance, read_result, unharmed, write_folder, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -168,11 +168,9 @@ class CalibrationResult:
 
         folder = Path(folder)
         meta = read_result(folder, kind=KIND, version=SCHEMA)
-        try:
+        with unharmed(folder, "run the calibration again"):
             tables: dict[str, Any] = {n: pd.read_parquet(folder / f"{n}.parquet") for n in TABLES}
             return cls(meta["settings"], Provenance(**meta["provenance"]), **tables)
-        except (OSError, TypeError, KeyError, ValueError) as error:
-            raise ResultError(f"{folder} is damaged ({error}); run the calibration again") from None
 
 
 # -- tables -----------------------------------------------------------------------------------

@@ -10,7 +10,15 @@ import numpy as np
 from circuits.faithfulness import areas, curves
 from circuits.statistics import cluster_intervals
 from interp.errors import ResultError
-from interp.store import RESULT, Provenance, cannot_write, read_result, write_folder, write_json
+from interp.store import (
+    RESULT,
+    Provenance,
+    cannot_write,
+    read_result,
+    unharmed,
+    write_folder,
+    write_json,
+)
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -175,14 +183,12 @@ class CircuitResult:
 
         folder = Path(folder)
         meta = read_result(folder, kind=KIND, version=SCHEMA)
-        try:
+        with unharmed(folder):
             tables: dict[str, Any] = {n: pd.read_parquet(folder / f"{n}.parquet") for n in _TABLES}
             return cls(
                 settings=meta["settings"], provenance=Provenance(**meta["provenance"]),
                 notes=tuple(meta["notes"]), **tables,
             )  # fmt: skip
-        except (OSError, TypeError, KeyError, ValueError) as error:
-            raise ResultError(f"{folder} is damaged ({error}); run it again") from None
 
 
 _TABLES = ("edge_rows", "node_rows", "circuit_rows")

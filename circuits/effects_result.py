@@ -31,6 +31,7 @@ from interp.store import (
     Provenance,
     provenance,
     read_result,
+    unharmed,
     write_folder,
     write_json,
 )
@@ -104,14 +105,12 @@ class FeatureEffects:
         import pandas as pd
 
         meta = read_result(Path(folder), kind=KIND, version=SCHEMA)
-        try:
+        with unharmed(folder):
             rows = pd.read_parquet(Path(folder) / "rows.parquet")
             return cls(
                 meta["settings"], Provenance(**meta["provenance"]), meta["station"], rows,
                 meta["findings"], meta["contrasts"],
             )  # fmt: skip
-        except (OSError, TypeError, KeyError, ValueError) as error:
-            raise ResultError(f"{folder} is damaged ({error}); run it again") from None
 
 
 def feature_effects(

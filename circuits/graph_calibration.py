@@ -23,13 +23,14 @@ from circuits.graph_verdict import OCCURRENCES, judge_class, token_hubs
 from circuits.shelf import Shelf
 from circuits.shuffles import shuffled_within
 from circuits.statistics import clopper_pearson
-from interp.errors import PromptError, ResultError, UnknownNameError
+from interp.errors import PromptError, UnknownNameError
 from interp.store import (
     PACKAGES,
     RESULT,
     Provenance,
     peak_memory_mb,
     read_result,
+    unharmed,
     write_folder,
     write_json,
 )
@@ -97,11 +98,9 @@ class GraphCalibration:
         import pandas as pd
 
         meta = read_result(Path(folder), kind=KIND, version=SCHEMA)
-        try:
+        with unharmed(folder):
             rows = pd.read_parquet(Path(folder) / "rows.parquet")
             return cls(meta["settings"], Provenance(**meta["provenance"]), rows)
-        except (OSError, TypeError, KeyError, ValueError) as error:
-            raise ResultError(f"{folder} is damaged ({error}); run it again") from None
 
 
 def calibrate_graph(

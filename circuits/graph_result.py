@@ -12,7 +12,7 @@ from circuits.count_files import read_counts, write_counts
 from circuits.edge_rules import apply_rule, parse_rule
 from circuits.feature_counts import FeatureCounts
 from interp.errors import ResultError, UnknownNameError
-from interp.store import RESULT, Provenance, read_result, write_folder, write_json
+from interp.store import RESULT, Provenance, read_result, unharmed, write_folder, write_json
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -220,13 +220,11 @@ class FeatureGraph:
 
         folder = Path(folder)
         meta = read_result(folder, kind=KIND, version=SCHEMA)
-        try:
+        with unharmed(folder):
             tokens = pd.read_parquet(folder / "tokens.parquet")
             stations = {s["key"]: _station(folder, s) for s in meta["stations"]}
             made = Provenance(**meta["provenance"])
             return cls(meta["settings"], made, meta["text"], tokens, stations)
-        except (OSError, TypeError, KeyError, ValueError) as error:
-            raise ResultError(f"{folder} is damaged ({error}); run it again") from None
 
 
 def check_export(path: str | Path) -> Path:

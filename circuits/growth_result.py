@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interp.errors import ResultError
-from interp.store import RESULT, Provenance, read_result, write_folder, write_json
+from interp.store import RESULT, Provenance, read_result, unharmed, write_folder, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,10 +94,8 @@ class GrowthResult:
 
         folder = Path(folder)
         meta = read_result(folder, kind=KIND, version=SCHEMA)
-        try:
+        with unharmed(folder):
             rows = pd.read_parquet(folder / TABLE)
             models = {name: Provenance(**made) for name, made in meta["models"].items()}
             held = {name: read_dictionary(str(folder / name)) for name in meta["dictionaries"]}
             return cls(meta["settings"], models, meta["text"], rows, held)
-        except (OSError, TypeError, KeyError, ValueError) as error:
-            raise ResultError(f"{folder} is damaged ({error}); run it again") from None

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circuits.loss_tables import reading
-from interp.errors import ResultError
-from interp.store import RESULT, Provenance, read_result, write_folder, write_json
+from interp.store import RESULT, Provenance, read_result, unharmed, write_folder, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,9 +79,7 @@ class LossResult:
 
         folder = Path(folder)
         meta = read_result(folder, kind=KIND, version=SCHEMA)
-        try:
+        with unharmed(folder):
             rows = pd.read_parquet(folder / TABLE)
             models = {name: Provenance(**made) for name, made in meta["models"].items()}
             return cls(meta["settings"], models, meta["text"], rows)
-        except (OSError, TypeError, KeyError, ValueError) as error:
-            raise ResultError(f"{folder} is damaged ({error}); run it again") from None

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from circuits.statistics import cluster_intervals
-from interp.errors import ResultError, UnknownNameError
-from interp.store import RESULT, Provenance, read_result, write_folder, write_json
+from interp.errors import UnknownNameError
+from interp.store import RESULT, Provenance, read_result, unharmed, write_folder, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,17 +93,14 @@ class PatchResult:
             ResultError: missing, unfinished, damaged, of another kind or version.
         """
         import pandas as pd
-        from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
         folder = Path(folder)
         meta = read_result(folder, kind=KIND, version=SCHEMA)
-        try:
+        with unharmed(folder):
             return cls(
                 meta["settings"], Provenance(**meta["provenance"]),
                 pd.read_parquet(folder / "rows.parquet"),
                 pd.read_parquet(folder / "baselines.parquet"),
                 load_file(folder / "tensors.safetensors"), meta["agreement"],
             )  # fmt: skip
-        except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
-            raise ResultError(f"{folder} is damaged ({error}); run it again") from None

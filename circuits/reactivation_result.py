@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circuits.prompt_trace import records
-from interp.errors import ResultError
-from interp.store import RESULT, Provenance, read_result, write_folder, write_json
+from interp.store import RESULT, Provenance, read_result, unharmed, write_folder, write_json
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -116,15 +115,13 @@ class ReactivationResult:
         import pandas as pd
 
         meta = read_result(Path(folder), kind=KIND, version=SCHEMA)
-        try:
+        with unharmed(folder):
             tables = {n: pd.read_parquet(Path(folder) / f"{n}.parquet") for n in meta["tables"]}
             names = {int(f): name for f, name in meta["names"].items()}
             return cls(
                 meta["settings"], Provenance(**meta["provenance"]), meta["station"], meta["site"],
                 meta["text"], tables, names,
             )  # fmt: skip
-        except (OSError, TypeError, KeyError, ValueError) as error:
-            raise ResultError(f"{folder} is damaged ({error}); run it again") from None
 
 
 AGAINST = {

@@ -12,7 +12,7 @@ from circuits.scores import METRICS, agreement, role_labels
 from circuits.uncertainty import SplitHalf, Uncertainty, bootstrap, split_half
 from interp.errors import ResultError, UnknownNameError
 from interp.sites import Head
-from interp.store import RESULT, Provenance, read_result, write_folder, write_json
+from interp.store import RESULT, Provenance, read_result, unharmed, write_folder, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -205,17 +205,14 @@ class ScanResult:
             ResultError: missing, unfinished, damaged, of another kind or version.
         """
         import pandas as pd
-        from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
         folder = Path(folder)
         meta = read_result(folder, kind=KIND, version=SCHEMA)
-        try:
+        with unharmed(folder, "run the scan again"):
             tensors = load_file(folder / "tensors.safetensors")
             trials = pd.read_parquet(folder / "trials.parquet")
             record = Provenance(**meta["provenance"])
-        except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
-            raise ResultError(f"{folder} is damaged ({error}); run the scan again") from None
         parts = {"values": {}, "roles": {}}  # type: dict[str, dict[str, np.ndarray]]
         for name, value in tensors.items():
             group, metric = name.split(".", 1)

@@ -25,7 +25,7 @@ from circuits.statistics import (
 )
 from interp.errors import ResultError, UnknownNameError
 from interp.sites import Head
-from interp.store import RESULT, Provenance, read_result, write_folder, write_json
+from interp.store import RESULT, Provenance, read_result, unharmed, write_folder, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -347,12 +347,11 @@ class ValidationResult:
             ResultError: missing, unfinished, damaged, of another kind or version.
         """
         import pandas as pd
-        from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
         folder = Path(folder)
         meta = read_result(folder, kind=KIND, version=SCHEMA)
-        try:
+        with unharmed(folder, "run the validation again"):
             arrays: dict[str, Any] = load_file(folder / "tensors.safetensors")
             tables: dict[str, Any] = {n: pd.read_parquet(folder / f"{n}.parquet") for n in _TABLES}
             return cls(
@@ -360,8 +359,6 @@ class ValidationResult:
                 metrics=tuple(meta["metrics"]), notes=tuple(meta["notes"]),
                 **{n: arrays[n] for n in _ARRAYS}, **tables,
             )  # fmt: skip
-        except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
-            raise ResultError(f"{folder} is damaged ({error}); run the validation again") from None
 
 
 _ARRAYS = ("values", "start", "twin", "alone", "scores")

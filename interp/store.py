@@ -4,7 +4,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -133,6 +134,21 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"{type(value).__name__} does not go into a result file")
+
+
+@contextmanager
+def unharmed(folder: Path | str, again: str = "run it again") -> Iterator[None]:
+    """What fails in here while a result is read is told as damage of its folder.
+
+    Raises:
+        ResultError: in the place of whatever a missing, cut or foreign file raises.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
+        raise ResultError(f"{folder} is damaged ({error}); {again}") from None
 
 
 def read_result(folder: Path, *, kind: str, version: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""`circuits.feature_trials`: features taken away at tokens of two classes, as a result to keep.
+"""`circuits.feature_effects`: features taken away at tokens of two classes, as a result to keep.
 
-The measurement is in `circuits.feature_trials`; findings follow the
-rule of `circuits.effects`, the same as for heads.
+`circuits.feature_trials` measures, `circuits.feature_findings` says what that means, by the rule of
+`circuits.effects`, the same as for heads.
 """
 
 import time
@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from circuits.feature_findings import as_rows, contrasts, findings
 from circuits.feature_trials import (
     EffectSettings,
-    as_rows,
     check_effects,
-    contrasts,
     find_trials,
-    findings,
     measure_trials,
     trials_digest,
 )

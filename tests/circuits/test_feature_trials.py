@@ -8,12 +8,11 @@ from texts import space_tokenizer
 
 import interp
 from circuits import EffectSettings, FeatureEffects
+from circuits.feature_findings import as_rows, contrasts, findings
 from circuits.feature_trials import (
     DISTANCES,
     check_effects,
-    contrasts,
     find_trials,
-    findings,
     measure_trials,
 )
 from circuits.shelf import Shelf
@@ -146,7 +145,6 @@ def test_findings_tell_where_features_were_taken(rows):
 def test_a_result_survives_saving(tmp_path, rows):
     import pandas as pd
 
-    from circuits.feature_trials import as_rows
     from interp.store import Provenance
 
     made = Provenance(*(["x"] * 7), 1, 1, *(["x"] * 3), {}, "now", 1.0, None)

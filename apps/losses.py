@@ -132,8 +132,9 @@ def growth(
 ) -> None:
     """Features that fire on the same text, over checkpoints: with one dictionary and with many."""
     from apps.loss_page import GROWTH_COLUMNS, growth_answer, growth_page
+    from circuits.growth_plan import GrowthSettings, check_growth
     from circuits.growth_result import GrowthResult
-    from circuits.growth_run import GrowthSettings, check_growth, feature_growth
+    from circuits.growth_run import feature_growth
     from probes.feature_files import read_dictionary
 
     settings = GrowthSettings(

@@ -71,7 +71,8 @@ def trace(
     from apps.reactivation_page import finish_corpus, finish_prompt
     from circuits.graph_result import FeatureGraph
     from circuits.head_sets import check_heads, read_heads
-    from circuits.reactivation_corpus import ReactivationSettings, check_reactivation, reactivation
+    from circuits.reactivation_corpus import reactivation
+    from circuits.reactivation_plan import ReactivationSettings, check_reactivation
 
     if bool(prompt) == bool(corpus):
         raise PromptError("give either --prompt TEXT or --corpus FILE, FOLDER or PATTERN")

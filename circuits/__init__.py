@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from circuits.graph_plan import GraphSettings
     from circuits.graph_result import FeatureGraph
     from circuits.graph_run import function_tokens
+    from circuits.growth_plan import GrowthSettings
     from circuits.growth_result import GrowthResult
-    from circuits.growth_run import GrowthSettings, feature_growth
+    from circuits.growth_run import feature_growth
     from circuits.head_sets import read_heads, write_heads
     from circuits.loss_plan import LossSettings
     from circuits.loss_result import LossResult
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     from circuits.patch_result import PatchResult
     from circuits.patching import PatchSettings, patch
     from circuits.plan import ScanSettings
-    from circuits.reactivation_corpus import ReactivationSettings, reactivation
+    from circuits.reactivation_corpus import reactivation
+    from circuits.reactivation_plan import ReactivationSettings
     from circuits.reactivation_prompt import trace_prompt
     from circuits.reactivation_result import ReactivationResult
     from circuits.retrieval import scan
@@ -95,13 +97,13 @@ _HOME = {
     "FeatureGraph": "circuits.graph_result",
     "GraphSettings": "circuits.graph_plan",
     "GrowthResult": "circuits.growth_result",
-    "GrowthSettings": "circuits.growth_run",
+    "GrowthSettings": "circuits.growth_plan",
     "LossResult": "circuits.loss_result",
     "LossSettings": "circuits.loss_plan",
     "PatchResult": "circuits.patch_result",
     "PatchSettings": "circuits.patching",
     "ReactivationResult": "circuits.reactivation_result",
-    "ReactivationSettings": "circuits.reactivation_corpus",
+    "ReactivationSettings": "circuits.reactivation_plan",
     "ScanResult": "circuits.scan_result",
     "ScanSettings": "circuits.plan",
     "ValidateSettings": "circuits.validation_plan",

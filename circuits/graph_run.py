@@ -34,7 +34,6 @@ from circuits.graph_plan import (
 from circuits.graph_result import FeatureGraph, StationResult
 from circuits.graph_stations import (
     Station,
-    batches,
     read_stations,
     station_sites,
     train_stations,
@@ -43,7 +42,7 @@ from circuits.graph_tables import class_table, tables
 from circuits.shelf import Shelf, model_label
 from interp.sites import Site
 from interp.store import provenance
-from probes.activations import shuffled_weights, site_activations
+from probes.activations import batches, shuffled_weights, site_activations
 from probes.documents import Source, Window
 from probes.feature_quality import ce_recovered, quality
 

@@ -5,20 +5,19 @@ windows; training itself goes on from its own checkpoints. A trained dictionary 
 written in the SAELens layout, and can be used again as any other.
 """
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from circuits.graph_plan import TRAINING, GraphSettings, Text, text_windows
 from circuits.shelf import Part, Shelf
-from interp.errors import PromptError, ResultError, SiteError
+from interp.errors import PromptError, ResultError
 from interp.sites import Site
-from probes.activations import site_activations
-from probes.documents import Source, Window
+from probes.activations import batches, site_activations, sites_at
+from probes.documents import Source
 from probes.feature_files import read_dictionary, write_dictionary
 from probes.feature_sites import check_dictionary
 from probes.feature_training import TrainSettings, train_dictionary
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from interp.backends.hf import HFModel
 
 Progress = Callable[[int, int, str], None]
-TOGETHER = 8
-"""Windows that are handed to the model at a time."""
 LARGEST_HALF = 6e4
 """Activations beyond this do not fit half precision."""
 
@@ -110,18 +107,12 @@ def train_stations(
                 np.load(files[site], mmap_mode="r"), own, site=site, out_site=out,
                 targets=None if out is None else np.load(files[out], mmap_mode="r"),
                 name=where.name, parts=where.with_name(f"{where.name}-training"),
-                progress=progress,
+                device=model.device, progress=progress,
             )  # fmt: skip
             write_dictionary(trained, where)
         dictionary = read_dictionary(str(where))
         stations.append(Station(_key(site, seed), site.layer, dictionary.to(model.device)))
     return stations
-
-
-def batches(found: Iterator[Window]) -> Iterator[list[Window]]:
-    """Windows in the groups in which the model reads them."""
-    while group := list(itertools.islice(found, TOGETHER)):
-        yield group
 
 
 def station_sites(model: "HFModel", settings: GraphSettings) -> list[tuple[Site, Site | None]]:
@@ -130,14 +121,10 @@ def station_sites(model: "HFModel", settings: GraphSettings) -> list[tuple[Site,
     Raises:
         SiteError: a layer that the model does not have.
     """
-    n_layers = model.spec.n_layers
-    layers = settings.layers or default_layers(n_layers)
-    bad = [layer for layer in layers if not 0 <= layer < n_layers]
-    if bad:
-        raise SiteError(f"no layer {bad[0]}: layers are 0-{n_layers - 1}; name others with --layer")
-    out: Any = settings.out_site
-    kind: Any = settings.site
-    return [(Site(kind, n), Site(out, n) if out else None) for n in layers]
+    layers = settings.layers or default_layers(model.spec.n_layers)
+    out = settings.out_site
+    made = sites_at(model, out, layers) if out else [None] * len(layers)
+    return list(zip(sites_at(model, settings.site, layers), made, strict=True))
 
 
 # -- helpers ----------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ on in the same row, and with a model of shuffled weights.
 import functools
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,12 +22,19 @@ from torch import Tensor
 from circuits.checkpoints import Models, file_name, named_models, same_tokenizer, visit
 from circuits.given import with_options
 from circuits.growth_counts import alive_features, matched_alive, readings
+from circuits.growth_plan import GrowthSettings, check_growth
 from circuits.growth_result import GrowthResult
 from circuits.shelf import Shelf, model_label
-from interp.errors import PromptError, SiteError, UnknownNameError
+from interp.errors import PromptError
 from interp.sites import Site
 from interp.store import Provenance, provenance
-from probes.activations import beginning, shuffled_weights, site_activations
+from probes.activations import (
+    batches,
+    beginning,
+    shuffled_weights,
+    site_activations,
+    sites_at,
+)
 from probes.documents import Source, stream_documents, windows
 from probes.feature_files import read_dictionary, write_dictionary
 from probes.feature_sites import check_dictionary
@@ -39,41 +46,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int, str], None]
 Given = Mapping[str, Sequence[Dictionary]]
-CHOICES = {"separate": ("train", "none"), "control": ("shuffled", "none")}
-TOGETHER = 8
-"""Windows that are handed to the model at a time."""
-
-
-@dataclass(frozen=True)
-class GrowthSettings:
-    """What to count.
-
-    Attributes:
-        layers: where; half way up if empty. site: what dictionaries read and reconstruct.
-        tokens: positions that are counted, of every second document.
-        train_tokens: positions that train dictionaries, of the other documents.
-        separate: "train" a dictionary for each model too, or "none".
-        control: "shuffled": also the last model with shuffled weights, or "none".
-        d_dict, k, activation, steps, batch: see `probes.feature_training`.
-        length, bos, skip_first, field: see `circuits.loss_plan`.
-    """
-
-    layers: tuple[int, ...] = ()
-    site: str = "resid_post"
-    tokens: int = 20_000
-    train_tokens: int = 100_000
-    separate: str = "train"
-    control: str = "shuffled"
-    d_dict: int = 2048
-    k: int = 32
-    activation: str = "batchtopk"
-    steps: int = 300
-    batch: int = 2048
-    length: int = 512
-    bos: str = "auto"
-    skip_first: int = 4
-    field: str = "text"
-    seed: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,21 +116,6 @@ def feature_growth(
     return GrowthResult.of(asdict(settings), {n: made[n] for n in refs}, about, table, dictionaries)
 
 
-def check_growth(settings: GrowthSettings) -> None:
-    """Refuse settings that no run could follow.
-
-    Raises:
-        PromptError, UnknownNameError: what is wrong, and what would do.
-    """
-    for name, known in CHOICES.items():
-        if getattr(settings, name) not in known:
-            raise UnknownNameError(name, getattr(settings, name), known)
-    least = {"tokens": 1, "train_tokens": 1, "length": settings.skip_first + 2, "skip_first": 0}
-    for name, at_least in least.items():
-        if getattr(settings, name) < at_least:
-            raise PromptError(f"{name} must be {at_least} or more, got {getattr(settings, name)}")
-
-
 class _Job:
     """What the models of a series share: the text, read by the first, and its dictionaries."""
 
@@ -185,7 +142,8 @@ class _Job:
         if self._plan is None:
             self._plan = _read(model, corpus, self.settings)
         same_tokenizer(model, self._plan.tokenizer, name)
-        sites = _sites(model, self.settings)
+        layers = self.settings.layers or (model.spec.n_layers // 2,)
+        sites = sites_at(model, self.settings.site, layers)
         if leading:
             self._last = name
             self._share(model, sites)
@@ -294,16 +252,9 @@ def _read(model: "HFModel", corpus: Source, settings: GrowthSettings) -> _Plan:
 def _activations(
     model: "HFModel", tokens: list[tuple[int, ...]], sites: list[Site], settings: GrowthSettings
 ) -> dict[Site, Float[Tensor, "row width"]]:
-    parts = list(_batches(model, tokens, sites, settings))
+    skip = settings.skip_first
+    parts = [site_activations(model, group, sites, skip_first=skip) for group in batches(tokens)]
     return {site: torch.cat([part[site] for part in parts]).to(model.device) for site in sites}
-
-
-def _batches(
-    model: "HFModel", tokens: list[tuple[int, ...]], sites: list[Site], settings: GrowthSettings
-) -> Iterator[dict[Site, Tensor]]:
-    for start in range(0, len(tokens), TOGETHER):
-        group = tokens[start : start + TOGETHER]
-        yield site_activations(model, group, sites, skip_first=settings.skip_first)
 
 
 def _train(rows: Tensor, site: Site, settings: GrowthSettings, name: str) -> Dictionary:
@@ -312,16 +263,6 @@ def _train(rows: Tensor, site: Site, settings: GrowthSettings, name: str) -> Dic
         steps=settings.steps, batch=settings.batch, seed=settings.seed,
     )  # fmt: skip
     return train_dictionary(rows, own, site=site, name=name, device=rows.device)
-
-
-def _sites(model: "HFModel", settings: GrowthSettings) -> list[Site]:
-    n_layers = model.spec.n_layers
-    layers = settings.layers or (n_layers // 2,)
-    bad = [layer for layer in layers if not 0 <= layer < n_layers]
-    if bad:
-        raise SiteError(f"no layer {bad[0]}: layers are 0-{n_layers - 1}; name others")
-    kind: Any = settings.site
-    return [Site(kind, layer) for layer in layers]
 
 
 def _one_each(dictionaries: Sequence[Dictionary], sites: list[Site], whose: str) -> None:

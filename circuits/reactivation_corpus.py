@@ -19,7 +19,6 @@ import torch
 
 from circuits.graph_plan import GraphSettings, text_windows
 from circuits.graph_result import FeatureGraph, StationResult
-from circuits.graph_stations import batches
 from circuits.head_sets import HeadSet
 from circuits.prompt_trace import PromptTrace
 from circuits.reactivation_index import (
@@ -32,13 +31,14 @@ from circuits.reactivation_index import (
     labels_of,
 )
 from circuits.reactivation_pairs import find_sources
-from circuits.reactivation_prompt import OBJECTIVES, trace_prompt
+from circuits.reactivation_plan import ReactivationSettings, check_reactivation
+from circuits.reactivation_prompt import trace_prompt
 from circuits.reactivation_result import ReactivationResult
 from circuits.reactivation_tables import attribution_tables, head_tables, link_table, trial_rows
 from circuits.shelf import Part, Shelf, model_label
-from interp.errors import PromptError, ResultError, UnknownNameError
+from interp.errors import PromptError, ResultError
 from interp.store import provenance
-from probes.activations import site_activations
+from probes.activations import batches, site_activations
 from probes.documents import Source, Window
 from probes.feature_sites import check_dictionary
 from probes.token_classes import linguistic_classes
@@ -53,32 +53,6 @@ MARK = "crc"
 """Array of a part that tells which tokens it was made of."""
 PER_DOCUMENT = 4
 """Predictions that are taken of one document at most."""
-
-
-@dataclass(frozen=True)
-class ReactivationSettings:
-    """What to measure.
-
-    Attributes:
-        tokens: positions of the index; 0 takes all of the text.
-        shuffles: draws of shuffled labels for each window.
-        densest: features that fire at a larger share of the graph's positions are left out.
-        n_predictions: predictions whose features are attributed; 0 leaves that out.
-        context: tokens before each.
-        n_features: re-activated features of each whose heads are traced.
-        n_exact: features of each that are ablated, the largest.
-        objective: a row of `circuits.reactivation_prompt.OBJECTIVES`.
-    """
-
-    tokens: int = 200_000
-    shuffles: int = 20
-    densest: float = 0.1
-    n_predictions: int = 48
-    context: int = 96
-    n_features: int = 32
-    n_exact: int = 8
-    objective: str = "logit"
-    seed: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,24 +132,6 @@ def reactivation(
         asdict(settings), provenance(model, seconds=time.perf_counter() - start), own.key,
         str(own.site), about, tables, names,
     )  # fmt: skip
-
-
-def check_reactivation(settings: ReactivationSettings) -> None:
-    """Refuse settings that cannot be followed.
-
-    Raises:
-        UnknownNameError, PromptError: what is wrong, and what would do.
-    """
-    if settings.objective not in OBJECTIVES:
-        raise UnknownNameError("objective", settings.objective, OBJECTIVES)
-    least = {"tokens": 0, "shuffles": 1, "n_predictions": 0, "context": 8, "n_features": 1,
-             "n_exact": 0}  # fmt: skip
-    for name, at_least in least.items():
-        if getattr(settings, name) < at_least:
-            said = name.replace("_", " ")
-            raise PromptError(f"{said} must be {at_least} or more, got {getattr(settings, name)}")
-    if not 0 < settings.densest <= 1:
-        raise PromptError(f"densest is a share of positions in (0, 1], got {settings.densest}")
 
 
 def dense_features(station: StationResult, densest: float) -> np.ndarray:

@@ -4,20 +4,25 @@ What a dictionary of sparse features is trained on, and what it is applied to. W
 (`extend` without a prefix), layers above the deepest site are not run, no logits are made.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.errors import ModelError, UnknownNameError
+from interp.errors import ModelError, SiteError, UnknownNameError
 from interp.sites import Site
 from interp.trace import SiteRead
 
 if TYPE_CHECKING:
     from interp.backends.hf import HFModel
 
+Item = TypeVar("Item")
+
+TOGETHER = 8
+"""Windows that are handed to the model at a time."""
 BOS = {
     "auto": "in front of each window if the tokenizer itself would put it in front of a text",
     "always": "in front of each window",
@@ -45,6 +50,26 @@ def site_activations(
         logits=[()] * len(used),
     )
     return {site: trace.sites[site].float() for site in sites}
+
+
+def batches(windows: Iterable[Item]) -> Iterator[list[Item]]:
+    """Windows in the groups in which the model reads them."""
+    rest = iter(windows)
+    while group := list(itertools.islice(rest, TOGETHER)):
+        yield group
+
+
+def sites_at(model: "HFModel", kind: str, layers: Sequence[int]) -> list[Site]:
+    """A site of each layer.
+
+    Raises:
+        SiteError: a layer that the model does not have, or no such kind of site.
+    """
+    n_layers = model.spec.n_layers
+    bad = [layer for layer in layers if not 0 <= layer < n_layers]
+    if bad:
+        raise SiteError(f"no layer {bad[0]}: layers are 0-{n_layers - 1}; name others with --layer")
+    return [Site(kind, layer) for layer in layers]  # type: ignore[arg-type]
 
 
 def beginning(tokenizer: Any, how: str) -> int | None:

@@ -16,11 +16,10 @@ import interp
 from circuits import function_tokens
 from circuits.head_sets import HeadSet, read_heads
 from circuits.reactivation_corpus import (
-    ReactivationSettings,
-    check_reactivation,
     feature_names,
     reactivation,
 )
+from circuits.reactivation_plan import ReactivationSettings, check_reactivation
 from circuits.reactivation_result import ReactivationResult
 from circuits.reactivation_tables import attribution_tables, head_tables, layer_overlap
 from interp.errors import PromptError, ResultError, UnknownNameError

@@ -12,6 +12,7 @@ from apps.options import (
     DeviceMap,
     Dtype,
     Model,
+    Resume,
     Revision,
     Seed,
     Threads,
@@ -67,7 +68,7 @@ def bind(
     output: Annotated[
         Path | None, typer.Option(help="Run folder. Default: runs/MODEL-bind.")
     ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on with an unfinished run.")] = False,
+    resume: Resume = False,
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = "auto",

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from apps.console import Lines, say
-from apps.options import AsJson, Threads, command_line, interruptible, names, run_folder
+from apps.options import AsJson, Resume, Threads, command_line, interruptible, names, run_folder
 from interp.errors import UnknownNameError
 
 
@@ -54,7 +54,7 @@ def calibrate(
     only: Annotated[str, typer.Option(help="heads, binding or graph; default: all three.")] = "",
     seeds: Annotated[int, typer.Option(help="Models, or worlds, of each kind.")] = 3,
     output: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/calibration"),
-    resume: Annotated[bool, typer.Option(help="Go on with finished parts.")] = False,
+    resume: Resume = False,
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:

@@ -15,6 +15,8 @@ from apps.options import (
     DeviceMap,
     Dtype,
     Model,
+    Output,
+    Resume,
     Revision,
     Seed,
     Threads,
@@ -38,8 +40,6 @@ Heads = Annotated[
 ModelOption = Annotated[
     str, typer.Option("--model", help="The model; default: the one that the run names.")
 ]
-Output = Annotated[Path | None, typer.Option(help="Run folder. Default: runs/NAME-COMMAND.")]
-Resume = Annotated[bool, typer.Option(help="Go on with an unfinished run.")]
 TopHeads = Annotated[int, typer.Option(help="Best heads tested. Default: 10, or all of a list.")]
 Length = Annotated[int, typer.Option(help="Tokens of context; 0: the shortest scanned.")]
 NeedleCount = Annotated[

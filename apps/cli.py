@@ -31,6 +31,7 @@ from apps.options import (
     Mode,
     Model,
     Needles,
+    Resume,
     Revision,
     Seed,
     Style,
@@ -89,7 +90,7 @@ def _settings(lengths, depths, haystacks, haystack, needles, kinds, languages, m
 def scan(
     model: Model,
     output: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/MODEL.")] = None,
-    resume: Annotated[bool, typer.Option(help="Go on with an unfinished run.")] = False,
+    resume: Resume = False,
     preset: Annotated[str, typer.Option(help="default, or wu2024 (as published).")] = "default",
     defects: Annotated[
         str, typer.Option(help="For wu2024: 'all', 'none', or names with commas between.")

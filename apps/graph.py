@@ -8,13 +8,21 @@ import typer
 from apps.console import Lines, show_figures
 from apps.options import (
     AsJson,
+    Bos,
+    Corpus,
     Device,
     DeviceMap,
     Dtype,
+    Field,
     Model,
+    Output,
+    Resume,
     Revision,
     Seed,
+    SkipFirst,
     Threads,
+    Window,
+    check_corpus,
     command_line,
     finished_run,
     interruptible,
@@ -25,9 +33,6 @@ from apps.options import (
 )
 from interp.errors import PromptError
 
-Corpus = Annotated[
-    list[str], typer.Option(help="Text: file, folder or pattern of .txt .md .jsonl .parquet.")
-]
 Features = Annotated[
     list[str] | None,
     typer.Option(help="Dictionary: folder, or hub:org/name/folder; trained if none. Repeat."),
@@ -65,21 +70,21 @@ def graph(
         str, typer.Option(help="shuffled: also a model with shuffled weights; none.")
     ] = "none",
     control_tokens: Annotated[int, typer.Option(help="Positions of that control.")] = 100_000,
-    length: Annotated[int, typer.Option(help="Tokens of a window.")] = 512,
-    bos: Annotated[str, typer.Option(help="auto, always, never: a token that begins.")] = "auto",
-    skip_first: Annotated[int, typer.Option(help="Positions of a window not counted.")] = 4,
+    length: Window = 512,
+    bos: Bos = "auto",
+    skip_first: SkipFirst = 4,
     cut: Annotated[float, typer.Option(help="Share of occurrences of function tokens.")] = 0.40,
     rule: Annotated[
         str, typer.Option(help="Edge: any, 30%, count>=5, documents>=2, mass>=90%.")
     ] = "any",
     top: Annotated[int, typer.Option(help="Tokens of the cumulative table.")] = 10,
     blocks: Annotated[int, typer.Option(help="Stretches of text: parts, and clusters.")] = 24,
-    field: Annotated[str, typer.Option(help="Of .jsonl and .parquet.")] = "text",
+    field: Field = "text",
     export: Annotated[
         Path | None, typer.Option(help="Also edges: .parquet, or a part as .graphml.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Run folder.")] = None,
-    resume: Annotated[bool, typer.Option(help="Go on with finished parts.")] = False,
+    output: Output = None,
+    resume: Resume = False,
     seed: Seed = 0,
     device: Device = None,
     device_map: DeviceMap = None,
@@ -104,8 +109,7 @@ def graph(
     check_settings(settings)
     if export is not None:
         check_export(export)
-    if not corpus:
-        raise PromptError("no text was named; give --corpus FILE, FOLDER or PATTERN")
+    check_corpus(corpus)
     folder = run_folder(output, f"{Path(model).name}-graph", resume=resume)
     lines = Lines(quiet=as_json)
     loaded = load(model, device, dtype, revision, device_map, threads)
@@ -130,8 +134,8 @@ def effects(
     what: Annotated[str, typer.Option(help="all, top or reactivated features.")] = "all",
     trials: Annotated[int, typer.Option(help="Predictions.")] = 60,
     draws: Annotated[int, typer.Option(help="Controls of each kind.")] = 20,
-    output: Annotated[Path | None, typer.Option(help="Folder of the result.")] = None,
-    resume: Annotated[bool, typer.Option(help="Go on with finished parts.")] = False,
+    output: Output = None,
+    resume: Resume = False,
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = "auto",
@@ -146,8 +150,7 @@ def effects(
 
     settings = EffectSettings(what=what, n_trials=trials, draws=draws, seed=seed)
     check_effects(settings)
-    if not corpus:
-        raise PromptError("no text was named; give --corpus FILE, FOLDER or PATTERN")
+    check_corpus(corpus)
     graph_run = FeatureGraph.load(run)
     folder = run_folder(output, f"{run.name}-effects", resume=resume)
     lines = Lines(quiet=as_json)

@@ -11,10 +11,18 @@ import typer
 from apps.console import Lines, print_table, say
 from apps.options import (
     AsJson,
+    Bos,
+    Corpus,
     Device,
     Dtype,
+    Field,
+    Output,
+    Resume,
     Seed,
+    SkipFirst,
     Threads,
+    Window,
+    check_corpus,
     command_line,
     idle_cores,
     interruptible,
@@ -22,7 +30,7 @@ from apps.options import (
     numbers,
     run_folder,
 )
-from interp.errors import PromptError, ResultError
+from interp.errors import ResultError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,15 +38,6 @@ if TYPE_CHECKING:
 Models = Annotated[
     list[str], typer.Argument(help="Checkpoints in order: folders, names, or name@revision.")
 ]
-Corpus = Annotated[
-    list[str], typer.Option(help="Text: file, folder or pattern of .txt .md .jsonl .parquet.")
-]
-Length = Annotated[int, typer.Option(help="Tokens of a window.")]
-Bos = Annotated[str, typer.Option(help="auto, always, never: a token that begins.")]
-Skip = Annotated[int, typer.Option(help="Positions of a window left out.")]
-Field = Annotated[str, typer.Option(help="Of .jsonl and .parquet.")]
-Output = Annotated[Path | None, typer.Option(help="Run folder.")]
-Resume = Annotated[bool, typer.Option(help="Go on with finished parts.")]
 PAGE = "page.html"
 
 
@@ -60,9 +59,9 @@ def losses(
     cut: Annotated[float, typer.Option(help="Share of occurrences of function tokens.")] = 0.40,
     order: Annotated[int, typer.Option(help="Tokens of the longest n-gram, 1 to 3.")] = 2,
     tokens: Annotated[int, typer.Option(help="Positions to measure; 0: all.")] = 0,
-    length: Length = 512,
+    length: Window = 512,
     bos: Bos = "auto",
-    skip_first: Skip = 4,
+    skip_first: SkipFirst = 4,
     gradients: Annotated[int, typer.Option(help="Windows of the gradient's shares; 0: none.")] = 0,
     field: Field = "text",
     output: Output = None,
@@ -118,9 +117,9 @@ def growth(
     width: Annotated[int, typer.Option(help="Features of a trained dictionary.")] = 2048,
     k: Annotated[int, typer.Option(help="Features active at a position, trained.")] = 32,
     steps: Annotated[int, typer.Option(help="Training steps of 2,048 positions.")] = 300,
-    length: Length = 512,
+    length: Window = 512,
     bos: Bos = "auto",
-    skip_first: Skip = 4,
+    skip_first: SkipFirst = 4,
     field: Field = "text",
     output: Output = None,
     resume: Resume = False,
@@ -171,8 +170,7 @@ def growth(
 def _begin(
     models: list[str], corpus: list[str], output: Path | None, what: str, *, resume: bool
 ) -> Path:
-    if not corpus:
-        raise PromptError("no text was named; give --corpus FILE, FOLDER or PATTERN")
+    check_corpus(corpus)
     return run_folder(output, f"{Path(models[-1]).name}-{what}", resume=resume)
 
 

@@ -4,7 +4,7 @@ import functools
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +28,15 @@ Languages = Annotated[str, typer.Option(help="Languages of needles, as en,fr; 'a
 Mode = Annotated[str, typer.Option(help="shared: many needles a context; single: one.")]
 Style = Annotated[str, typer.Option(help="auto, chat or plain prompts.")]
 CueWords = Annotated[int, typer.Option(help="Words of the needle that open the answer; 0: none.")]
+Corpus = Annotated[
+    list[str], typer.Option(help="Text: file, folder or pattern of .txt .md .jsonl .parquet.")
+]
+Window = Annotated[int, typer.Option(help="Tokens of a window.")]
+Bos = Annotated[str, typer.Option(help="auto, always, never: a token that begins.")]
+SkipFirst = Annotated[int, typer.Option(help="Positions of a window not counted.")]
+Field = Annotated[str, typer.Option(help="Of .jsonl and .parquet.")]
+Output = Annotated[Path | None, typer.Option(help="Run folder. Default: runs/NAME-COMMAND.")]
+Resume = Annotated[bool, typer.Option(help="Go on with an unfinished run.")]
 Top = Annotated[int, typer.Option(help="Size of the top set that is judged and printed.")]
 Seed = Annotated[int, typer.Option(help="Seed of needles, values, haystacks, bootstrap.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")]
@@ -80,6 +89,12 @@ def numbers(text: str, kind: type, what: str) -> tuple:
 def names(text: str) -> tuple[str, ...]:
     """Names with commas between."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def check_corpus(corpus: Sequence[str]) -> None:
+    """Refuse a command about a text without one."""
+    if not corpus:
+        raise PromptError("no text was named; give --corpus FILE, FOLDER or PATTERN")
 
 
 def command_line(model: str) -> str:

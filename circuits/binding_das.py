@@ -80,7 +80,10 @@ def _orthogonal(width: int, rank: int, rng: np.random.Generator) -> Any:
         start = np.linalg.qr(rng.standard_normal((width, rank)))[0].T
         made.weight.copy_(torch.from_numpy(start.copy()))
     # reflections cost rank x width; a matrix exponential would cost width cubed
-    return torch.nn.utils.parametrizations.orthogonal(made, orthogonal_map="householder")
+    # a trivialised one would complete the start by numbers of the global generator
+    return torch.nn.utils.parametrizations.orthogonal(
+        made, orthogonal_map="householder", use_trivialization=False
+    )
 
 
 def _slope(

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from signals import heard
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--lengths", "300", "--depths", "0.2,0.8", "--haystacks", "2", "--threads", "1"]
@@ -94,7 +95,7 @@ def test_ctrl_c_keeps_finished_trials_and_resume_goes_on(real, tmp_path):
     args = ["scan", "smollm2-135m", *SMALL, "--output", str(out)]
     process = subprocess.Popen(
         [sys.executable, "-m", "apps.cli", *args], cwd=ROOT, env=env,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard,
     )  # fmt: skip
     deadline = time.monotonic() + 120
     while not list(out.glob("parts/*.safetensors")) and time.monotonic() < deadline:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import worlds
+from signals import heard
 
 from apps.cli import main
 from circuits.validation_result import ValidationResult
@@ -156,7 +157,7 @@ def test_ctrl_c_keeps_finished_parts_and_resume_goes_on(folders):
     args = ["validate", scan, "--model", model, *long, "--output", out]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command(*args), cwd=ROOT, env=env, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+                               stderr=subprocess.PIPE, text=True, preexec_fn=heard)  # fmt: skip
     deadline = time.monotonic() + 120
     while len(list(out.glob("parts/*.safetensors"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.02)

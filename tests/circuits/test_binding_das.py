@@ -64,3 +64,17 @@ def test_a_learned_basis_is_orthonormal():
     lessons = _lessons(model, ready, truth.pointer_layer, FIRST_TRAIN, 0)
     basis = learned_basis(model, lessons, truth.pointer_layer, 3, steps=3)
     assert torch.allclose(basis @ basis.T, torch.eye(3), atol=1e-5)
+
+
+def test_what_is_learned_depends_on_its_own_seed_alone():
+    """Not on the global generator, which whoever ran before has moved."""
+    from circuits.binding_subspace import FIRST_TRAIN, _lessons
+
+    model, truth, ready, _ = bindings.ready("positional_sharp")
+    lessons = _lessons(model, ready, truth.pointer_layer, FIRST_TRAIN, 0)
+    found = []
+    for seed in (1, 2):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            found.append(learned_basis(model, lessons, truth.pointer_layer, 3, steps=3))
+    assert torch.equal(*found)

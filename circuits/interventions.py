@@ -213,7 +213,16 @@ def reference_means(
 def generate_sets(
     model: "HFModel", prefix: Prefix, case: Case, sets: Sets, *, how: Ablation, m: Material
 ) -> np.ndarray:
-    """`contains` and `rouge` `[set, 2]` of what the model says with each set ablated.
+    """`contains` and `rouge` `[set, 2]` of what the model says with each set ablated."""
+    value = case.trial.value
+    said = generated_texts(model, prefix, case, sets, how=how, m=m)
+    return np.array([[float(contains(value, t)), rouge1_recall(value, t)] for t in said])
+
+
+def generated_texts(
+    model: "HFModel", prefix: Prefix, case: Case, sets: Sets, *, how: Ablation, m: Material
+) -> list[str]:
+    """What the model says with each set ablated.
 
     Ablations whose value belongs to a position (`mean`, `resample`) hold at the last known one for
     all tokens decoded beyond; the others act on every decoded token.
@@ -227,9 +236,7 @@ def generate_sets(
         stop=stop_tokens(model),
         edits=edits,
     )
-    decode, value = model.tokenizer.decode, case.trial.value
-    said = [decode(ids) for ids in texts]
-    return np.array([[float(contains(value, t)), rouge1_recall(value, t)] for t in said])
+    return [model.tokenizer.decode(ids) for ids in texts]
 
 
 def _open(edit: Edit, how: Ablation, m: Material, n_question: int) -> Edit:

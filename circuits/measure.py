@@ -168,7 +168,9 @@ def _score_rows(
             *(_slots([s], width, len(r)) for s, r in zip(spans, answer_rows, strict=True)),
             *(_slots([], width, 0) for _ in lengths),
         ),
-        directions=_directions(model, context, trials, seed) if model.anatomy.can_write else None,
+        directions=answer_directions(model, context, trials, seed)
+        if model.anatomy.can_write
+        else None,
     )
     questions = RowRead(
         (*(tuple(t.question) for t in trials), *none),
@@ -241,7 +243,9 @@ def _one(
     return bool((best == ids).all()), gold, values
 
 
-def _directions(model: "HFModel", context: Context, trials: Sequence[Trial], seed: int) -> Tensor:
+def answer_directions(
+    model: "HFModel", context: Context, trials: Sequence[Trial], seed: int
+) -> Tensor:
     """Unembedding of each answer token minus that of another value's token in its place."""
     unembed = model.hf.get_output_embeddings().weight
     wanted: list[int] = []

@@ -33,6 +33,8 @@ class ScanSettings:
         cue_words: words of the needle before its value that open the answer (0: none).
         needles, haystack: files of your own, empty for ours.
         top, threshold: k of the top set, and the score it is usual to call a head retrieving at.
+        attention: trials, one a cell of the grid at most, whose attention rows are kept for looking
+            at (0: none).
         stop_early: stop when the top set is settled, after `min_haystacks`.
     """
 
@@ -51,6 +53,7 @@ class ScanSettings:
     generate: bool = True
     stop_early: bool = True
     min_haystacks: int = 3
+    attention: int = 20
     seed: int = 0
 
     def as_dict(self) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from circuits.attention.keeping import AttentionKeeper
+from circuits.attention.record import AttentionRecord
 from circuits.measure import Outcome, measure
 from circuits.plan import ScanPlan, ScanSettings, make_plan
 from circuits.roles import role_scores
@@ -60,6 +62,7 @@ def scan(
     total, n_done = plan.n_trials, 0
     finished: list[Part] = []
     seen_stacks: set[int] = set()
+    keeper = AttentionKeeper(model, plan, shelf)
     for i, (context, trials) in enumerate(zip(plan.contexts, plan.trials, strict=True)):
         if context.index not in seen_stacks and _enough(finished, seen_stacks, settings):
             break
@@ -83,7 +86,11 @@ def scan(
             finished.append(done)
             n_done += len(batch)
             report(n_done, total, "")
-    return _result(model, plan, finished, time.monotonic() - started, n_done < total)
+        if i in keeper.waiting:
+            report(n_done, total, "keeping attention")
+            keeper.keep(i, prefix, finished)
+    seconds = time.monotonic() - started
+    return _result(model, plan, finished, keeper.record(), seconds, n_done < total)
 
 
 def _enough(finished: list[Part], stacks: set[int], settings: ScanSettings) -> bool:
@@ -132,8 +139,9 @@ def _stacked(outcomes: list[Outcome]) -> dict[str, np.ndarray]:
 
 
 def _result(
-    model: "HFModel", plan: ScanPlan, finished: list[Part], seconds: float, early: bool
-) -> ScanResult:
+    model: "HFModel", plan: ScanPlan, finished: list[Part], attention: AttentionRecord | None,
+    seconds: float, early: bool,
+) -> ScanResult:  # fmt: skip
     import pandas as pd
 
     settings = plan.settings
@@ -155,7 +163,7 @@ def _result(
         "context_length": model.spec.context_length,
     }
     result = ScanResult(
-        kept, provenance(model, seconds=seconds), trials, values, roles, {}, tuple(notes)
+        kept, provenance(model, seconds=seconds), trials, values, roles, {}, tuple(notes), attention
     )
     return _with_rows(model, plan, result)
 

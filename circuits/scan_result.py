@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from circuits.attention.record import AttentionRecord
 from circuits.scores import METRICS, agreement, role_labels
 from circuits.uncertainty import SplitHalf, Uncertainty, bootstrap, split_half
 from interp.errors import ResultError, UnknownNameError
@@ -33,6 +34,7 @@ class ScanResult:
         roles: role metrics `[sequence, layer, head]`.
         rows: attention of the best heads around the needle of one trial, for the figure.
         notes: warnings that a reader of the scores should know.
+        attention: rows of some trials, all heads, for looking at them; None where none were kept.
     """
 
     settings: dict[str, Any]
@@ -42,6 +44,7 @@ class ScanResult:
     roles: dict[str, np.ndarray]
     rows: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    attention: AttentionRecord | None = None
 
     # -- reading ----------------------------------------------------------------------------
 
@@ -183,6 +186,8 @@ class ScanResult:
             save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()},
                       target / "tensors.safetensors")  # fmt: skip
             self.trials.to_parquet(target / "trials.parquet")
+            if self.attention is not None:
+                self.attention.save(target)
             if self.trials["passed"].any():
                 (target / "heads.json").write_text(json.dumps(self.published()), "utf-8")
                 if self.trials["needle"][self.gated()].nunique() > 1:
@@ -213,12 +218,13 @@ class ScanResult:
             tensors = load_file(folder / "tensors.safetensors")
             trials = pd.read_parquet(folder / "trials.parquet")
             record = Provenance(**meta["provenance"])
+            attention = AttentionRecord.load(folder)
         parts = {"values": {}, "roles": {}}  # type: dict[str, dict[str, np.ndarray]]
         for name, value in tensors.items():
             group, metric = name.split(".", 1)
             parts[group][metric] = value
         return cls(meta["settings"], record, trials, parts["values"], parts["roles"],
-                   meta["rows"], tuple(meta["notes"]))  # fmt: skip
+                   meta["rows"], tuple(meta["notes"]), attention)  # fmt: skip
 
     def published(self, metric: str = "copy") -> dict[str, list[float]]:
         """`{"layer-head": [score of each passed trial]}`, the layout other tools read."""

@@ -27,7 +27,8 @@ PACKAGES = ("mnemoscope", "torch", "transformers", "tokenizers", "numpy")
 class Provenance:
     """What made a result: enough to make it again, and to know when it cannot be compared.
 
-    `reference` is what loads the model again; empty where nothing does, or in older results.
+    `reference` is what loads the model again; empty where nothing does, or in older results, which
+    lack `n_kv_heads` too.
     """
 
     model: str
@@ -47,6 +48,7 @@ class Provenance:
     seconds: float
     peak_memory_mb: float | None
     reference: str = ""
+    n_kv_heads: int | None = None
 
 
 def provenance(model: "HFModel", *, seconds: float) -> Provenance:
@@ -70,6 +72,7 @@ def provenance(model: "HFModel", *, seconds: float) -> Provenance:
         seconds=round(seconds, 1),
         peak_memory_mb=peak_memory_mb(),
         reference=source.reference,
+        n_kv_heads=model.spec.n_kv_heads,
     )
 
 

@@ -1,0 +1,1 @@
+"""Attention of a scan's trials, kept sparse for looking at, and read again on demand."""

@@ -17,6 +17,7 @@ import pandas as pd
 from circuits.binding_across import hypotheses, longer_inputs, transfers
 from circuits.binding_analysis import competence, conclude
 from circuits.binding_classics import CLASSICS, run_classics
+from circuits.binding_examples import example_prompts
 from circuits.binding_heads import find_heads
 from circuits.binding_layer import LayerChoice, choose_layer
 from circuits.binding_plan import BindSettings, Study, plan_studies
@@ -114,7 +115,7 @@ def _study(
     return StudyResult(
         key=study.key, task=study.task.name, target=study.question.target,
         asked=study.question.asked, place=study.place, n=study.n, filler=study.filler,
-        about=_about(ready), preflight=asked, records=whole,
+        about=_about(ready, settings), preflight=asked, records=whole,
         conclusion=conclusion,
     )  # fmt: skip
 
@@ -151,11 +152,12 @@ def _rows(measure: Callable[..., dict[str, Any]], *args: Any, **options: Any) ->
     return [measure(*args, **options)]
 
 
-def _about(ready: Ready) -> dict[str, Any]:
+def _about(ready: Ready, settings: BindSettings) -> dict[str, Any]:
     answers = ready.answers
     return {
         "style": ready.writer.style, "question": ready.study.question.ask,
         "complete": ready.study.question.complete, "form": answers.form, "mass": answers.mass,
         "other_forms": answers.others, "dropped": list(ready.study.dropped),
         "tried": {k: {"accuracy": a, "mass": m} for k, (a, m) in ready.tried.items()},
+        "examples": example_prompts(ready, settings),
     }  # fmt: skip

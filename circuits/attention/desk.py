@@ -6,10 +6,11 @@ another question about the same context costs a suffix.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from circuits.ablations import ABLATIONS, Ablation, ablation, scope
 from circuits.attention.capture import capture_rows
@@ -21,9 +22,9 @@ from circuits.interventions import edits_of, generated_texts, run_everywhere
 from circuits.plan import ScanPlan, ScanSettings, make_plan
 from circuits.station import Station
 from interp.errors import PromptError, ResultError, UnknownNameError
-from interp.sites import Head
+from interp.sites import Edit, Head
 from interp.trace import Prefix, RowRead
-from probes.cases import Scene, scenes
+from probes.cases import Case, Scene, scenes
 from probes.grid import Context, Trial
 
 if TYPE_CHECKING:
@@ -43,8 +44,9 @@ class WhatIf:
         before, after, random: log-probability of the answer, nats: not ablated, ablated, and with
             each random set ablated.
         said_before, said_after: what the model says by greedy decoding.
-        moved: change of attention on the needle, `[layer, head]`, mean over the answer's rows;
-            empty where edits reach into the context.
+        looked: attention of every head on the needle, mean over the answer's rows, plain and
+            ablated; NaN for the ablated heads themselves, whose rows are read before they are
+            changed; empty where edits reach into the context.
     """
 
     heads: tuple[Head, ...]
@@ -56,7 +58,7 @@ class WhatIf:
     random: np.ndarray
     said_before: str
     said_after: str
-    moved: np.ndarray
+    looked: Float[np.ndarray, "run layer head"]
 
 
 class TrialDesk:
@@ -144,17 +146,17 @@ class TrialDesk:
             found = run_everywhere(
                 self.model, scene, sets, how=chosen, means=means, tick=lambda: None
             )[0]
-            said, moved = ["", ""], np.empty((0, 0))
+            said, looked = ["", ""], np.empty((0, 0, 0))
         else:
             station = self._reference()
             ready = station.ready(scene, case, chosen, scope=limits)
             found = station.run(scene, case, list(sets), how=chosen, scope=limits)
             prefix, rebased, m = ready
             said = generated_texts(self.model, prefix, rebased, sets[:2], how=chosen, m=m)
-            moved = self._moved(prefix, rebased, edits_of(sets[:2], chosen, m))
+            looked = self._looked(prefix, rebased, edits_of(sets[:2], chosen, m))
         scores = found[:, 0]
         return WhatIf(tuple(heads), chosen, where, trial.value, float(scores[0]),
-                      float(scores[1]), scores[2:], said[0], said[1], moved)  # fmt: skip
+                      float(scores[1]), scores[2:], said[0], said[1], looked)  # fmt: skip
 
     # -- parts ------------------------------------------------------------------------------
 
@@ -199,16 +201,18 @@ class TrialDesk:
             self._station = Station(self.model, reference, scope="suffix", context=True)
         return self._station
 
-    def _moved(self, prefix: Prefix, case: Any, edits: list) -> np.ndarray:
-        """Attention on the needle of the ablated run minus that of the plain one."""
+    def _looked(self, prefix: Prefix, case: Case, edits: list[Edit]) -> np.ndarray:
+        """Attention on the needle of a plain run and of one with edits in row 1."""
         rows, keys = tuple(case.rows), torch.tensor(list(case.needle))
         named = keys.expand(len(rows), -1)
         read = RowRead((rows, rows), keys=(named, named), peaks=False)
         trace = self.model.extend(prefix, [case.suffix] * 2, read=[read], edits=edits).rows[0]
         assert trace.at_keys is not None
         mass = trace.at_keys.sum(-1)
-        change = mass[:, :, trace.suffix == 1].mean(-1) - mass[:, :, trace.suffix == 0].mean(-1)
-        return change.numpy()
+        out = np.stack([mass[:, :, trace.suffix == i].mean(-1).numpy() for i in range(2)])
+        for edit in edits:
+            out[1, edit.site.layer, edit.site.head] = np.nan
+        return out
 
 
 def _settings(result: "ScanResult") -> ScanSettings:
@@ -216,11 +220,13 @@ def _settings(result: "ScanResult") -> ScanSettings:
     return with_options(ScanSettings(), {k: v for k, v in result.settings.items() if k in known})
 
 
-def most_moved(moved: np.ndarray, n: int = N_MOVED) -> list[tuple[Head, float]]:
-    """Heads whose attention on the needle changed most, largest change first."""
-    flat = np.nan_to_num(moved).reshape(-1)
-    order = np.argsort(-np.abs(flat), kind="stable")[:n]
-    return [(Head(*divmod(int(i), moved.shape[1])), float(flat[i])) for i in order]
+def most_moved(found: WhatIf, n: int = N_MOVED) -> list[tuple[Head, float]]:
+    """Heads whose attention on the needle changed most, with the change; largest first."""
+    if not found.looked.size:
+        return []
+    change = np.nan_to_num(found.looked[1] - found.looked[0])
+    order = np.argsort(-np.abs(change), axis=None, kind="stable")[:n]
+    return [(Head(*divmod(int(i), change.shape[1])), float(change.flat[i])) for i in order]
 
 
 NAMED = {a.name: f"{a.name}: {a.formula}" for a in ABLATIONS.values()}

@@ -1,8 +1,11 @@
 """The calibration of the binding detector, as a table for the console and for the README."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from apps import html_parts as h
 from apps.console import markdown_table, print_table
+from apps.result_kinds import KINDS
 
 if TYPE_CHECKING:
     from circuits.binding_calibration import BindingCalibration
@@ -22,6 +25,24 @@ def print_tables(result: "BindingCalibration") -> None:
 def markdown(result: "BindingCalibration") -> str:
     """Table and counts for the README."""
     return f"{markdown_table(COLUMNS, _rows(result))}\n\n{_words(result)}"
+
+
+def title(_: "BindingCalibration") -> str:
+    """What a page of it is about."""
+    return "Calibration of the binding detector on compiled models"
+
+
+def answer(result: "BindingCalibration") -> str:
+    """The counts."""
+    return _words(result)
+
+
+def body(result: "BindingCalibration") -> Iterator[h.Part]:
+    """A page without its title."""
+    yield from h.head(answer(result), KINDS["binding-calibration"].caveats)
+    rows = [[cell.strip("`") for cell in row] for row in _rows(result)]
+    yield from ("<h2>Verdicts</h2>", h.table(COLUMNS, rows))
+    yield from h.made_by(result.settings, result.provenance)
 
 
 def _rows(result: "BindingCalibration") -> list[list[str]]:

@@ -1,6 +1,6 @@
 """One HTML file that holds a whole binding run: verdicts first, then the evidence of each study.
 
-It opens offline, with plotly.js inside once. Studies beyond the first few are folded, and their
+It opens offline (`apps.html_parts`). Studies beyond the first few are folded, and their
 figures are drawn when they are opened: a page of thirty studies opens as fast as one of three. A
 section whose part of the conclusion is absent is left out, one that holds a reason says it.
 """
@@ -12,6 +12,7 @@ from apps import binding_extras as extras
 from apps import html_parts as h
 from apps.binding_figures import FIGURES
 from apps.binding_fit_figures import behaviour_words, number, part_of, part_or_reason, study_name
+from apps.result_kinds import KINDS
 from apps.validation_parts import VERDICTS, between, p_words, signed
 from circuits.binding_labels import POINTERS
 from circuits.mixture import MixtureFit
@@ -22,20 +23,6 @@ if TYPE_CHECKING:
 
 OPEN = 3
 """Studies that are unfolded."""
-LOOK = """<style>
-details { border: 1px solid #d9dee4; border-radius: 4px; padding: .2rem 1rem; margin: 1rem 0; }
-summary { cursor: pointer; font-weight: 600; padding: .4rem 0; } h3 { margin: 2rem 0 .4rem; }
-</style>"""
-UNFOLD = """<script>
-for (const study of document.querySelectorAll("details")) study.addEventListener("toggle", () => {
-  for (const folded of study.querySelectorAll("template"))
-    folded.replaceWith(document.importNode(folded.content, true));
-});
-addEventListener("hashchange", () => {
-  const study = document.getElementById(location.hash.slice(1));
-  if (study) study.open = true;
-});
-</script>"""
 CAPTIONS = {
     "targets": "A word that comes first in its group can be read by those behind it, the last one "
     "cannot: so a first target should be found by itself (reflexive), a last one by the words "
@@ -80,33 +67,45 @@ class Section(NamedTuple):
 
 def page(result: "BindingResult") -> str:
     """The page's HTML."""
-    from plotly.offline import get_plotlyjs
+    return h.document(title(result), body(result))
 
+
+def title(result: "BindingResult") -> str:
+    """What the page is about."""
+    return f"Binding in {result.provenance.model}"
+
+
+def body(result: "BindingResult") -> Iterator[h.Part]:
+    """The page without its title."""
     studies = list(result.studies.values())
-    body = [
-        LOOK, f"<script>{get_plotlyjs()}</script>",
-        *h.head(answer(result), ()), _verdicts(studies),
-        "<h2>Studies</h2>", h.table(COLUMNS, overview(result)), f"<p>{JSS}.</p>",
-        *_hypotheses(result),
-        "<h2>Study by study</h2>",
-        *(part for i, s in enumerate(studies, start=1) for part in _study(result, s, i)),
-        *extras.across(result), *h.made_by(result.settings, result.provenance), UNFOLD,
-    ]  # fmt: skip
-    return h.document(f"Binding in {result.provenance.model}", body)
+    yield from (*h.head(answer(result), KINDS["binding"].caveats), _verdicts(studies))
+    yield from ("<h2>Studies</h2>", h.table(COLUMNS, overview(result)), f"<p>{JSS}.</p>")
+    yield from _hypotheses(result)
+    yield "<h2>Study by study</h2>"
+    for i, study in enumerate(studies, start=1):
+        yield from _study(result, study, i)
+    yield from extras.across(result)
+    yield from h.made_by(result.settings, result.provenance)
 
 
 def answer(result: "BindingResult") -> str:
+    """The question, and what came out."""
+    return f"How does {result.provenance.model} retrieve bound entities? {brief(result)}"
+
+
+def brief(result: "BindingResult") -> str:
     """How many studies name a mechanism, and which ones; the verdict of a single study."""
     verdicts = [s.conclusion["verdict"] for s in result.studies.values()]
-    asked = f"How does {result.provenance.model} retrieve bound entities?"
     if len(verdicts) == 1:
-        return f"{asked} {verdicts[0]['sentence']}"
+        return str(verdicts[0]["sentence"])
     times = {name: sum(name in v["named"] for v in verdicts) for name in POINTERS}
     told = ", ".join(f"{name} in {k}" for name, k in times.items() if k)
     some = sum(bool(v["named"]) for v in verdicts)
-    return (
-        f"{asked} {some} of {len(verdicts)} studies name a mechanism{': ' + told if told else ''}."
-    )
+    said = f"{some} of {len(verdicts)} studies name a mechanism{': ' + told if told else ''}."
+    if some:
+        return said
+    first = next(iter(result.studies.values()))
+    return f"{said} The first, {study_name(first)}: {verdicts[0]['sentence']}"
 
 
 def overview(result: "BindingResult") -> list[list[str]]:
@@ -139,8 +138,8 @@ def _verdicts(studies: list["StudyResult"]) -> str:
 # -- figures and sections ---------------------------------------------------------------------
 
 
-def _study(result: "BindingResult", study: "StudyResult", i: int) -> Iterator[str]:
-    """All sections of a study; folded ones hold their figures in templates."""
+def _study(result: "BindingResult", study: "StudyResult", i: int) -> Iterator[h.Part]:
+    """All sections of a study; the figures of later ones are drawn when they are unfolded."""
     folded = i > OPEN
     yield f'<details id="study-{i}"{"" if folded else " open"}>'
     yield f"<summary>{h.safe(study_name(study))}</summary>"
@@ -150,29 +149,25 @@ def _study(result: "BindingResult", study: "StudyResult", i: int) -> Iterator[st
     for section in [s for s in SECTIONS if s.key in held]:
         yield f"<h3>{section.title}</h3>"
         for kind in section.figures:
-            picture = _figure(result, study, kind, f"figure-{kind}-{i}")
-            yield f"<template>{picture}</template>" if folded else picture
+            yield _figure(result, study, kind, f"figure-{kind}-{i}", folded=folded)
         yield from section.tables(study)
     if "reason" in mixture:
         yield h.note(h.sentence(f"no mixture was fitted: {mixture['reason']}"))
     yield "</details>"
 
 
-def _figure(result: "BindingResult", study: "StudyResult", kind: str, name: str) -> str:
+def _figure(
+    result: "BindingResult", study: "StudyResult", kind: str, name: str, *, folded: bool = False
+) -> h.Part:
     """A figure with its caption, or why there is none."""
     try:
         figure = FIGURES[kind][0](result, study)
     except ResultError as error:
         return h.note(h.sentence(f"{kind} {error}"))
-    picture = figure.to_html(
-        full_html=False, include_plotlyjs=False, div_id=name,
-        config={"responsive": True, "displaylogo": False},
-    )  # fmt: skip
-    caption = f"<figcaption>{h.safe(CAPTIONS[kind])}</figcaption>"
-    return f"<figure>{caption}{h.wide(picture)}</figure>"
+    return h.Picture(name, figure, CAPTIONS[kind], folded)
 
 
-def _hypotheses(result: "BindingResult") -> Iterator[str]:
+def _hypotheses(result: "BindingResult") -> Iterator[h.Part]:
     """What causal attention foretells, across studies."""
     if not result.hypotheses:
         return

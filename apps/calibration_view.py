@@ -5,13 +5,16 @@ those at its usual threshold; its AUROC needs none.
 """
 
 import html
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from apps import html_parts as h
 from apps.console import markdown_table, print_table
+from apps.result_kinds import KINDS
 from circuits.calibration_truth import TESTS, THRESHOLDS, TRUTHS
 
 if TYPE_CHECKING:
@@ -84,30 +87,39 @@ def markdown(result: "CalibrationResult") -> str:
 
 def page(result: "CalibrationResult") -> str:
     """One offline page: rates, the figure, every wrong verdict with its reason."""
-    from apps import html_parts as h
+    return h.document(title(result), body(result))
 
-    summary = result.summary()
+
+def title(_: "CalibrationResult") -> str:
+    """What the page is about."""
+    return "Calibration on models whose circuit is known"
+
+
+def answer(result: "CalibrationResult") -> str:
+    """How many verdicts are right, and what detectors are fooled by."""
     judged = result.claims["right"].notna()
     right = int(result.claims.loc[judged, "right"].sum())
-    answer = (
+    return (
         f"On {result.provenance.model}, {right} of {int(judged.sum())} verdicts of causal tests "
         "are the ones that the construction demands. Detectors that read attention alone also call "
         "heads that look at the needle and write nothing that matters."
     )
-    body = [*h.head(answer, ()), "<h2>Causal tests</h2>",
-            h.table(TEST_COLUMNS, _test_rows(summary["tests"]))]  # fmt: skip
+
+
+def body(result: "CalibrationResult") -> Iterator[h.Part]:
+    """The page without its title."""
+    summary = result.summary()
+    yield from h.head(answer(result), KINDS["calibration"].caveats)
+    yield from ("<h2>Causal tests</h2>", h.table(TEST_COLUMNS, _test_rows(summary["tests"])))
     for which, words in TRUTHS.items():
         rows = _detector_rows([r for r in summary["detectors"] if r["truth"] == which])
-        body += [f"<h2>Detectors of {h.safe(words)}</h2>", h.table(DETECTOR_COLUMNS, rows)]
+        yield from (f"<h2>Detectors of {h.safe(words)}</h2>", h.table(DETECTOR_COLUMNS, rows))
     caption = {"calibration": "Detectors and tests, model by model and claim by claim."}
-    body += ["<h2>Figure</h2>", *h.figures(lambda _: draw(result), caption)]
+    yield from ("<h2>Figure</h2>", *h.figures(lambda _: draw(result), caption))
     wrong = result.mistakes()[["model", "seed", "claim", "test", "expected", "verdict", "reason"]]
-    body += [
-        "<h2>Wrong verdicts</h2>",
-        h.table([str(c) for c in wrong], wrong.astype(str).to_numpy().tolist()),
-    ]
-    body += h.made_by(result.settings, result.provenance)
-    return h.document("Calibration on models whose circuit is known", body)
+    yield "<h2>Wrong verdicts</h2>"
+    yield h.table([str(c) for c in wrong], wrong.astype(str).to_numpy().tolist())
+    yield from h.made_by(result.settings, result.provenance)
 
 
 def draw(result: "CalibrationResult") -> go.Figure:

@@ -2,12 +2,13 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apps import html_parts as h
 from apps.console import Lines, print_table, say
+from apps.result_kinds import KINDS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,12 +74,22 @@ def finish_circuit(result: "CircuitResult", folder: Path, lines: Lines, *, as_js
 
 def patch_page(result: "PatchResult") -> str:
     """The page of a patching run."""
+    return h.document(patch_title(result), patch_body(result))
+
+
+def patch_title(result: "PatchResult") -> str:
+    """What the page of a patching run is about."""
+    return f"Patching {result.provenance.model}"
+
+
+def patch_body(result: "PatchResult") -> Iterator[h.Part]:
+    """The page of a patching run without its title."""
     rows = [_patched(r) for r in _largest(result.to_frame("share")).to_dict("records")]
     columns = ["direction", "site", "layer", "head", "positions", "share closed", "95 % interval"]
-    body = [*h.head(patch_answer(result), ()), "<h2>Figures</h2>",
-            *h.figures(result.figure, PATCH_CAPTIONS), "<h2>The largest patches</h2>",
-            h.table(columns, rows), *h.made_by(result.settings, result.provenance)]  # fmt: skip
-    return h.document(f"Patching {result.provenance.model}", body)
+    yield from h.head(patch_answer(result), KINDS["patch"].caveats)
+    yield from ("<h2>Figures</h2>", *h.figures(result.figure, PATCH_CAPTIONS))
+    yield from ("<h2>The largest patches</h2>", h.table(columns, rows))
+    yield from h.made_by(result.settings, result.provenance)
 
 
 def patch_answer(result: "PatchResult") -> str:
@@ -115,14 +126,23 @@ HALF = 0.5
 
 def circuit_page(result: "CircuitResult") -> str:
     """The page of a circuit."""
-    heads = ", ".join(result.settings["heads"])
+    return h.document(circuit_title(result), circuit_body(result))
+
+
+def circuit_title(result: "CircuitResult") -> str:
+    """What the page of a circuit is about."""
+    return f"Circuit of {', '.join(result.settings['heads'])} in {result.provenance.model}"
+
+
+def circuit_body(result: "CircuitResult") -> Iterator[h.Part]:
+    """The page of a circuit without its title."""
     rows = [_edge(r) for r in result.edges.head(2 * N_ROWS).to_dict("records")]
     columns = ["from", "to", "through", "effect, logits", "95 % interval", "random, 95 %"]
-    body = [*h.head(circuit_answer(result), result.notes), "<h2>Figures</h2>",
-            *h.figures(result.figure, CIRCUIT_CAPTIONS), "<h2>Edges</h2>",
-            h.table([*columns], rows), "<h2>Components</h2>", _components(result),
-            *h.made_by(result.settings, result.provenance)]  # fmt: skip
-    return h.document(f"Circuit of {heads} in {result.provenance.model}", body)
+    yield from h.head(circuit_answer(result), (*result.notes, *KINDS["circuit"].caveats))
+    yield from ("<h2>Figures</h2>", *h.figures(result.figure, CIRCUIT_CAPTIONS))
+    yield from ("<h2>Edges</h2>", h.table(columns, rows))
+    yield from ("<h2>Components</h2>", _components(result))
+    yield from h.made_by(result.settings, result.provenance)
 
 
 def circuit_answer(result: "CircuitResult") -> str:

@@ -12,10 +12,11 @@ from typing import Annotated, Any
 
 import typer
 
-from apps import binding, calibrate, causal, graph, losses, reactivation
+from apps import binding, calibrate, causal, exploring, graph, losses, reactivation, reporting
 from apps.console import Lines, fail, say
 from apps.options import (
     AsJson,
+    Attention,
     CueWords,
     Depths,
     Device,
@@ -60,7 +61,7 @@ app.add_typer(bench_app, name="bench")
 
 
 def _settings(lengths, depths, haystacks, haystack, needles, kinds, languages, mode, style,
-              cue_words, top, seed, early, generate):  # fmt: skip
+              cue_words, top, seed, early, generate, attention=0):  # fmt: skip
     from circuits.plan import ScanSettings
 
     for value, known, what in ((mode, ("shared", "single"), "mode"),
@@ -82,6 +83,7 @@ def _settings(lengths, depths, haystacks, haystack, needles, kinds, languages, m
         seed=seed,
         stop_early=early,
         generate=generate,
+        attention=attention,
     )
 
 
@@ -108,6 +110,7 @@ def scan(
     top: Top = 10,
     early: Early = True,
     generate: Generate = True,
+    attention: Attention = 20,
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = "auto",
@@ -120,7 +123,7 @@ def scan(
     from apps.scan_report import finish
 
     settings = _settings(lengths, depths, haystacks, haystack, needles, kinds, languages, mode,
-                         style, cue_words, top, seed, early, generate)  # fmt: skip
+                         style, cue_words, top, seed, early, generate, attention)  # fmt: skip
     folder = run_folder(output, Path(model).name.replace(":", "-"), resume=resume)
     lines = Lines(quiet=as_json)
     loaded = load(model, device, dtype, revision, device_map, threads)
@@ -287,6 +290,8 @@ calibrate.register(app)
 graph.register(app, bench_app)
 losses.register(app, bench_app)
 reactivation.register(app, bench_app)
+exploring.register(app, bench_app)
+reporting.register(app, bench_app)
 
 
 def main() -> None:

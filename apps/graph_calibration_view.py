@@ -1,8 +1,11 @@
 """The calibration of the graph's verdicts, as a table for the console and for the README."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from apps import html_parts as h
 from apps.console import markdown_table, print_table
+from apps.result_kinds import KINDS
 from probes.planted_features import WORLDS
 
 if TYPE_CHECKING:
@@ -23,6 +26,24 @@ def print_tables(result: "GraphCalibration") -> None:
 def markdown(result: "GraphCalibration") -> str:
     """Table and counts for the README."""
     return f"{markdown_table(COLUMNS, _rows(result))}\n\n{_words(result)}"
+
+
+def title(_: "GraphCalibration") -> str:
+    """What a page of it is about."""
+    return "Calibration of verdicts on planted token-feature worlds"
+
+
+def answer(result: "GraphCalibration") -> str:
+    """The counts."""
+    return _words(result)
+
+
+def body(result: "GraphCalibration") -> Iterator[h.Part]:
+    """A page without its title."""
+    yield from h.head(answer(result), KINDS["graph-calibration"].caveats)
+    rows = [[cell.strip("`") for cell in row] for row in _rows(result)]
+    yield from ("<h2>Verdicts</h2>", h.table(COLUMNS, rows))
+    yield from h.made_by(result.settings, result.provenance)
 
 
 def _rows(result: "GraphCalibration") -> list[list[str]]:

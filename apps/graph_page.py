@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from apps import html_parts as h
 from apps.graph_figures import FIGURES
+from apps.result_kinds import KINDS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,21 +24,16 @@ TABLES = {
     "pairs": "Function words beside content tokens of nearly the same frequency",
 }
 MOST_ROWS = 40
-NOTES = (
-    "a feature is a direction that a dictionary found, not a fact about the model: other "
-    "dictionaries give other features; see the quality of each below",
-    "coverage of any set of frequent tokens is high whichever tokens they are: compare with the "
-    "blind null and with random content tokens, not with zero",
-    "who activates a feature is not who uses it: see `mnemoscope effects` for what taking features "
-    "away does",
-)
 
 
 def page(result: "FeatureGraph") -> str:
     """The whole page, offline."""
-    return h.document(
-        f"Function tokens and features of {result.provenance.model}", list(_body(result))
-    )
+    return h.document(title(result), body(result))
+
+
+def title(result: "FeatureGraph") -> str:
+    """What the page is about."""
+    return f"Function tokens and features of {result.provenance.model}"
 
 
 def answer(result: "FeatureGraph") -> str:
@@ -52,8 +48,9 @@ def answer(result: "FeatureGraph") -> str:
     )
 
 
-def _body(result: "FeatureGraph") -> Iterator[str]:
-    yield from h.head(answer(result), NOTES)
+def body(result: "FeatureGraph") -> Iterator[h.Part]:
+    """The page without its title."""
+    yield from h.head(answer(result), KINDS["function-tokens"].caveats)
     text = result.text
     yield (
         f"<p>Text: {text['tokens']:,} tokens in {text['documents']:,} documents; "
@@ -69,7 +66,7 @@ def _body(result: "FeatureGraph") -> Iterator[str]:
     yield from h.made_by(result.settings, result.provenance)
 
 
-def _station(result: "FeatureGraph", s: "StationResult", *, first: bool) -> Iterator[str]:
+def _station(result: "FeatureGraph", s: "StationResult", *, first: bool) -> Iterator[h.Part]:
     yield h.note(h.sentence(s.verdict))
     if first:
         captions = {kind: caption for kind, (_, caption) in FIGURES.items()}

@@ -92,14 +92,13 @@ def _ratio(judged: "pd.Series", form: str) -> str:
 def show_effects(
     result: "FeatureEffects", folder: Path, lines: Lines, *, as_json: bool
 ) -> None:  # fmt: skip
-    """Print findings and contrasts; write the figure beside the result."""
+    """Print findings and contrasts; write the page beside the result."""
     import pandas as pd
 
-    from apps.html_parts import document, write_whole
-    from apps.html_parts import figures as drawn
+    from apps.effects_page import page as html
+    from apps.html_parts import write_whole
 
-    body = list(drawn(lambda _: result.figure(), {"effects": "What taking features away costs"}))
-    page = write_whole(folder / PAGE, document("Features taken away, by class of token", body))
+    page = write_whole(folder / PAGE, html(result))
     if as_json:
         say(json.dumps({
             "folder": str(folder), "station": result.station, "findings": result.findings,

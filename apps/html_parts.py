@@ -1,47 +1,29 @@
-"""Pieces that the pages share: style, document, figures, tables, escaping, writing a file whole.
+"""Pieces that the pages share: document, figures, tables, escaping, writing a file whole.
 
-A page opens offline: plotly.js is inside, once, and nothing is loaded from elsewhere. Everything
-that comes from a model or a file goes through `safe`, as a token may well be `<script>`.
+A page is a title and parts: HTML, and pictures, which are drawn last. So a page can be a section of
+another one (`nested`), and plotly.js is inside once, whatever is joined. A page opens offline,
+nothing is loaded from elsewhere. Everything that comes from a model or a file goes through `safe`,
+as a token may well be `<script>`.
 """
 
 import html
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from apps.html_style import SCRIPT, STYLE
 from interp.errors import ResultError
 from interp.store import cannot_write
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-
-STYLE = """
-:root { color-scheme: light; }
-body { font: 16px/1.55 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
-  color: #1f2933; background: #fff; max-width: 1100px; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
-h1 { font-size: 1.8rem; line-height: 1.2; margin: 0 0 .6rem; }
-h2 { font-size: 1.25rem; margin: 2.4rem 0 .5rem; border-bottom: 1px solid #d9dee4; }
-.answer { font-size: 1.08rem; background: #f2f6fa; border-left: 4px solid #0072b2;
-  padding: .8rem 1rem; margin: 0; }
-.note { background: #fff6e5; border-left: 4px solid #e69f00; padding: .5rem 1rem; margin: .6rem 0; }
-.wide { overflow-x: auto; }
-figure { margin: 1rem 0 2rem; } figcaption { color: #52606d; }
-table { border-collapse: collapse; font-size: .82rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .33rem; text-align: left; vertical-align: top;
-  border-bottom: 1px solid #e4e8ec; }
-thead th { background: #f2f4f7; vertical-align: bottom; line-height: 1.25; }
-td.n { text-align: right; } td.t { min-width: 14rem; }
-td.n, td:first-child { white-space: nowrap; } pre, code { font-family: ui-monospace, monospace; }
-pre { background: #f2f4f7; padding: .7rem; overflow-x: auto; }
-@media (max-width: 700px) { .modebar { display: none; } }
-@media print { body { max-width: none; font-size: 11pt; padding: 0; } .modebar { display: none; }
-  figure, tr { break-inside: avoid; } .wide { overflow: visible; } table { font-size: 7.5pt; } }
-"""
-
 
 LONG = 60
 """Characters from which a cell gets room, so that it is not squeezed to a word a line."""
@@ -53,15 +35,48 @@ class Numeral(str):
     __slots__ = ()
 
 
-def document(title: str, body: Iterable[str]) -> str:
-    """The whole page; the title becomes its heading."""
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A figure with its caption. If folded, it is drawn when the reader unfolds what holds it."""
+
+    name: str
+    figure: "go.Figure"
+    caption: str
+    folded: bool = False
+
+
+Part = str | Picture
+"""Of a page. All text in HTML that is not ours has been through `safe`."""
+
+
+def document(title: str, body: Iterable[Part], *, generator: str = "mnemoscope") -> str:
+    """The whole page; the title becomes its heading, the generator says what wrote it."""
     parts = [f"<h1>{safe(title)}</h1>", *body]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta name="generator" content="{safe(generator)}">'
         f"<title>{safe(title)}</title><style>{STYLE}</style></head>\n"
-        "<body>" + "\n".join(parts) + "</body></html>\n"
+        "<body>" + "\n".join(_drawn(parts)) + "</body></html>\n"
     )
+
+
+def nested(parts: Iterable[Part], at: str) -> Iterator[Part]:
+    """Parts of a page as a section of another one, whose name is `at`.
+
+    Headings go down a level, the upper ones get a name; names and links to them begin with `at`.
+    """
+    numbers = count(1)
+    for part in parts:
+        if isinstance(part, Picture):
+            yield replace(part, name=f"{at}-{part.name}")
+            continue
+        text = _NAME.sub(rf"\g<0>{at}-", part)
+        text = _HEADING.sub(lambda found: f"<{found[1]}h{int(found[2]) + 1}>", text)
+        yield re.sub("<h3>", lambda _: f'<h3 id="{at}-part-{next(numbers)}">', text)
+
+
+_NAME, _HEADING = re.compile(r' id="| href="#'), re.compile(r"<(/?)h([2-5])>")
 
 
 def write_whole(path: str | Path, text: str) -> Path:
@@ -91,31 +106,46 @@ def head(answer: str, notes: Iterable[str]) -> list[str]:
     return [f'<p class="answer">{safe(answer)}</p>', *(note(sentence(n)) for n in notes)]
 
 
-def figures(draw: Callable[[str], "go.Figure"], captions: Mapping[str, str]) -> Iterator[str]:
-    """A figure for each caption; the first brings plotly.js with it.
+def figures(draw: Callable[[str], "go.Figure"], captions: Mapping[str, str]) -> Iterator[Part]:
+    """A picture for each caption.
 
     A figure that the result does not hold the data of is named with the reason.
     """
-    first = True
     for kind, caption in captions.items():
         try:
-            figure = draw(kind)
+            yield Picture(f"figure-{kind}", draw(kind), caption)
         except ResultError as error:
             yield note(f"No {kind} figure: {error}")
+
+
+def _drawn(parts: Iterable[Part]) -> Iterator[str]:
+    """Parts as HTML; the first picture brings plotly.js with it."""
+    pictures = folds = False
+    for part in parts:
+        if isinstance(part, str):
+            folds = folds or "<details" in part
+            yield part
             continue
-        yield f"<figure><figcaption>{safe(caption)}</figcaption>{_picture(figure, kind, first)}"
-        yield "</figure>"
-        first = False
+        if not pictures:
+            from plotly.offline import get_plotlyjs
+
+            # before the picture, not in it: a folded one may be unfolded last
+            yield f"<script>{get_plotlyjs()}</script>"
+        pictures = True
+        yield f"<template>{_picture(part)}</template>" if part.folded else _picture(part)
+    if pictures or folds:
+        yield SCRIPT
 
 
-def _picture(figure: "go.Figure", kind: str, first: bool) -> str:
+def _picture(part: Picture) -> str:
     """A width that the figure asks for is its largest: it shrinks where the screen is narrow."""
-    width = figure.layout.width
-    picture = figure.update_layout(width=None).to_html(
-        full_html=False, include_plotlyjs=first, div_id=f"figure-{kind}",
+    width = part.figure.layout.width
+    picture = part.figure.update_layout(width=None).to_html(
+        full_html=False, include_plotlyjs=False, div_id=part.name,
         config={"responsive": True, "displaylogo": False},
     )  # fmt: skip
-    return wide(f'<div style="max-width: {width:g}px">{picture}</div>' if width else picture)
+    picture = wide(f'<div style="max-width: {width:g}px">{picture}</div>' if width else picture)
+    return f"<figure><figcaption>{safe(part.caption)}</figcaption>{picture}</figure>"
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from apps import growth_figures, loss_figures
 from apps import html_parts as h
+from apps.result_kinds import KINDS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,18 +16,6 @@ if TYPE_CHECKING:
     from circuits.growth_result import GrowthResult
     from circuits.loss_result import LossResult
 
-LOSS_NOTES = (
-    "the group with the highest mean loss need not hold most of the loss: see both shares",
-    "a target inside a word is foretold by the word's beginning: compare targets that begin a word",
-    "a share of the loss is not a share of what moves the weights: see the gradient's, which "
-    "are of the few windows asked for and have no interval",
-    "documents held out of the n-gram model may have trained the models",
-)
-GROWTH_NOTES = (
-    "a count of features is at most the size of the dictionary, and moves with its sparsity: "
-    "read every count with its L0, its share alive and its FVU",
-    "dictionaries that were trained apart do not hold the same features",
-)
 LOSS_COLUMNS = {
     "model": "model", "group": "group", "target": "targets", "positions": "positions",
     "share": "of positions", "loss": "loss, nats", "loss_share": "of the loss",
@@ -52,12 +41,22 @@ SHARES = ("share", "loss_share", "fall_share", "gradient_norm_share", "gradient_
 
 def loss_page(result: "LossResult") -> str:
     """The page of a run over groups of losses."""
-    return h.document(f"Losses by group: {_series(result)}", list(_losses(result)))
+    return h.document(loss_title(result), loss_body(result))
+
+
+def loss_title(result: "LossResult") -> str:
+    """What the page over groups of losses is about."""
+    return f"Losses by group: {_series(result)}"
 
 
 def growth_page(result: "GrowthResult") -> str:
     """The page of a run over the growth of features."""
-    return h.document(f"Features that fire: {_series(result)}", list(_growth(result)))
+    return h.document(growth_title(result), growth_body(result))
+
+
+def growth_title(result: "GrowthResult") -> str:
+    """What the page over the growth of features is about."""
+    return f"Features that fire: {_series(result)}"
 
 
 def written(rows: "pd.DataFrame", columns: dict[str, str], *, bounds: bool = True) -> list[list]:
@@ -65,8 +64,9 @@ def written(rows: "pd.DataFrame", columns: dict[str, str], *, bounds: bool = Tru
     return [[_cell(row, name, bounds) for name in columns] for row in rows.to_dict("records")]
 
 
-def _losses(result: "LossResult") -> Iterator[str]:
-    yield from h.head(result.reading, LOSS_NOTES)
+def loss_body(result: "LossResult") -> Iterator[h.Part]:
+    """The page over groups of losses without its title."""
+    yield from h.head(loss_answer(result), KINDS["loss-groups"].caveats)
     captions = {kind: caption for kind, (_, caption) in loss_figures.FIGURES.items()}
     yield from h.figures(result.figure, captions)
     yield "<h2>All numbers, with 95 % intervals over documents</h2>"
@@ -75,14 +75,20 @@ def _losses(result: "LossResult") -> Iterator[str]:
     yield from h.made_by(result.settings, result.provenance)
 
 
-def _growth(result: "GrowthResult") -> Iterator[str]:
-    yield from h.head(growth_answer(result), GROWTH_NOTES)
+def growth_body(result: "GrowthResult") -> Iterator[h.Part]:
+    """The page over the growth of features without its title."""
+    yield from h.head(growth_answer(result), KINDS["feature-growth"].caveats)
     captions = {kind: caption for kind, (_, caption) in growth_figures.FIGURES.items()}
     yield from h.figures(result.figure, captions)
     yield "<h2>All numbers</h2>"
     yield h.table(list(GROWTH_COLUMNS.values()), written(result.rows, GROWTH_COLUMNS))
     yield "<h2>Text</h2>" + h.pairs(result.text)
     yield from h.made_by(result.settings, result.provenance)
+
+
+def loss_answer(result: "LossResult") -> str:
+    """Shares and means of the last model."""
+    return result.reading
 
 
 def growth_answer(result: "GrowthResult") -> str:

@@ -40,6 +40,7 @@ Resume = Annotated[bool, typer.Option(help="Go on with an unfinished run.")]
 Top = Annotated[int, typer.Option(help="Size of the top set that is judged and printed.")]
 Seed = Annotated[int, typer.Option(help="Seed of needles, values, haystacks, bootstrap.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")]
+Attention = Annotated[int, typer.Option(help="Trials whose attention is kept; 0: none.")]
 Early = Annotated[bool, typer.Option(help="Stop when the top set is settled.")]
 Generate = Annotated[bool, typer.Option(help="Let the model answer where forcing fails.")]
 

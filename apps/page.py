@@ -12,6 +12,7 @@ import numpy as np
 from apps import html_parts as parts
 from apps.figure_parts import ranking
 from apps.figures import draw
+from apps.result_kinds import KINDS
 from circuits.scores import METRICS
 
 if TYPE_CHECKING:
@@ -44,20 +45,34 @@ def write_page(result: "ScanResult", path: str | Path) -> Path:
 
 def page(result: "ScanResult") -> str:
     """The page's HTML."""
-    title = f"Retrieval heads of {result.provenance.model}"
-    answered = bool(result.trials["passed"].any())
-    body = parts.head(answer(result), result.notes)
-    if answered:
-        body += ["<h2>Figures</h2>", *_figures(result)]
-        body += [f"<h2>The {N_BEST} best heads</h2>", _best_table(result)]
-        body += ["<h2>What the scores mean</h2>", _score_table(result)]
+    return parts.document(title(result), body(result))
+
+
+def title(result: "ScanResult") -> str:
+    """What the page is about."""
+    return f"Retrieval heads of {result.provenance.model}"
+
+
+def body(result: "ScanResult") -> Iterator[parts.Part]:
+    """The page without its title."""
+    yield from parts.head(answer(result), (*result.notes, *KINDS["scan"].caveats))
+    if result.trials["passed"].any():
+        yield from ("<h2>Figures</h2>", *_figures(result))
+        yield from (f"<h2>The {N_BEST} best heads</h2>", _best_table(result))
+        yield from ("<h2>What the scores mean</h2>", _score_table(result))
     else:
-        body += ["<h2>Questions that were asked</h2>", _trial_table(result)]
-    return parts.document(title, body + parts.made_by(result.settings, result.provenance))
+        yield from ("<h2>Questions that were asked</h2>", _trial_table(result))
+    yield from parts.made_by(result.settings, result.provenance)
 
 
 def answer(result: "ScanResult") -> str:
-    """The result in plain words."""
+    """The result in plain words: what was found, and what it rests on."""
+    found = brief(result)
+    return f"{found} {_trust(result)}" if result.trials["passed"].any() else found
+
+
+def brief(result: "ScanResult") -> str:
+    """What was found, in two or three sentences."""
     if not result.trials["passed"].any():
         return parts.sentence(result.diagnosis())
     heads = ranking(result).dropna(subset=["score"])
@@ -75,7 +90,7 @@ def answer(result: "ScanResult") -> str:
         )
     first = heads.sort_values("score", ascending=False, kind="stable").head(3)
     words.append(f"The best: {', '.join(_scored(row) for row in first.itertuples())}.")
-    return " ".join([*words, _trust(result)])
+    return " ".join(words)
 
 
 def _trust(result: "ScanResult") -> str:
@@ -107,7 +122,7 @@ def _scored(row: Any) -> str:
 # -- parts of the page ------------------------------------------------------------------------
 
 
-def _figures(result: "ScanResult") -> Iterator[str]:
+def _figures(result: "ScanResult") -> Iterator[parts.Part]:
     return parts.figures(lambda kind: draw(result, kind, **_options(result, kind)), LEGENDS)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from apps import html_parts as h
 from apps.console import Lines, print_table, say
 from apps.reactivation_figures import FIGURES
+from apps.result_kinds import KINDS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,31 +29,34 @@ TABLES = {
     "heads": "Heads by the share of the activation that they bring",
     "links": "Most frequent re-activations",
 }
-NOTES = (
-    "that a feature is active again says neither that it was fetched from its source nor that it "
-    "is used; see the contributions of the heads, and the ablations",
-    "gradient x activation is a first-order estimate; see its agreement with exact ablation",
-    "a head's contribution is all that it copies from the source's position along the feature's "
-    "encoder direction, not the feature alone",
-)
 
 
 def corpus_page(result: "ReactivationResult") -> str:
     """The whole page of a text, offline."""
-    return h.document(f"Re-activation in {result.provenance.model}", list(_body(result)))
+    return h.document(title(result), body(result))
+
+
+def title(result: "ReactivationResult") -> str:
+    """What the page of a text is about."""
+    return f"Re-activation in {result.provenance.model}"
+
+
+def answer(result: "ReactivationResult") -> str:
+    """What the run over a text says."""
+    return h.sentence(result.answer)
 
 
 def prompt_page(trace: "PromptTrace") -> str:
     """The whole page of a prompt, offline."""
     about = trace.about
-    body = [
-        *h.head(prompt_answer(trace), NOTES[1:]),
+    parts = [
+        *h.head(prompt_answer(trace), KINDS["reactivation"].caveats[1:]),
         *h.figures(lambda _: trace.figure(), {"prompt": "Features of content tokens, and where "
                                               "they are active again"}),
         "<h2>Re-activated features, by attribution to the next token</h2>",
         _table(trace.to_frame(most=MOST_ROWS)), "<h2>About</h2>", h.pairs(about),
     ]  # fmt: skip
-    return h.document(f"Trace of a prompt in {about['model']}", body)
+    return h.document(f"Trace of a prompt in {about['model']}", parts)
 
 
 def prompt_answer(trace: "PromptTrace") -> str:
@@ -122,8 +126,9 @@ def finish_corpus(
     lines.say(f"run folder: {folder.resolve()}\npage: {page.resolve()}")
 
 
-def _body(result: "ReactivationResult") -> Iterator[str]:
-    yield from h.head(h.sentence(result.answer), NOTES)
+def body(result: "ReactivationResult") -> Iterator[h.Part]:
+    """The page of a text without its title."""
+    yield from h.head(answer(result), KINDS["reactivation"].caveats)
     text = result.text
     yield (
         f"<p>Text: {text['positions']:,} positions in {text['documents']:,} documents; "
@@ -134,7 +139,7 @@ def _body(result: "ReactivationResult") -> Iterator[str]:
     yield from h.figures(result.figure, captions)
     for name, title in TABLES.items():
         if name in result.tables:
-            yield f"<h3>{h.safe(title)}</h3>{_table(result.tables[name].head(MOST_ROWS))}"
+            yield f"<h2>{h.safe(title)}</h2>{_table(result.tables[name].head(MOST_ROWS))}"
     yield from h.made_by(result.settings, result.provenance)
 
 

@@ -4,12 +4,13 @@ It opens offline, with plotly.js inside (`apps.html_parts`). The words necessary
 written only where the direction that they need was run: taking away, or putting back.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apps import html_parts as parts
 from apps import validation_parts as own
+from apps.result_kinds import KINDS
 from apps.validation_details import ANSWERS, per_token
 from apps.validation_figures import draw
 from circuits.ablations import ABLATIONS, SCOPES
@@ -58,18 +59,25 @@ def write_page(result: "ValidationResult", path: str | Path) -> Path:
 
 def page(result: "ValidationResult") -> str:
     """The page's HTML."""
-    title = f"Validation of {own.candidates(result)} of {result.provenance.model}"
-    notes = (*result.notes, *result.missing().values())
-    body = [
-        *parts.head(answer(result), notes),
-        "<h2>Findings</h2>", _findings(result),
-        "<h2>Figures</h2>", *parts.figures(lambda kind: draw(result, kind), CAPTIONS),
-        "<h2>Answers lost and gained</h2>", *_pass_fail(result),
-        "<h2>Negative heads</h2>", *_negative(result),
-        "<h2>All controls</h2>", *_controls(result),
-        "<h2>What was done to the heads</h2>", *_ablations(result),
-    ]  # fmt: skip
-    return parts.document(title, body + parts.made_by(result.settings, result.provenance))
+    return parts.document(title(result), body(result))
+
+
+def title(result: "ValidationResult") -> str:
+    """What the page is about."""
+    return f"Validation of {own.candidates(result)} of {result.provenance.model}"
+
+
+def body(result: "ValidationResult") -> Iterator[parts.Part]:
+    """The page without its title."""
+    notes = (*result.notes, *result.missing().values(), *KINDS["validation"].caveats)
+    yield from parts.head(answer(result), notes)
+    yield from ("<h2>Findings</h2>", _findings(result))
+    yield from ("<h2>Figures</h2>", *parts.figures(lambda kind: draw(result, kind), CAPTIONS))
+    yield from ("<h2>Answers lost and gained</h2>", *_pass_fail(result))
+    yield from ("<h2>Negative heads</h2>", *_negative(result))
+    yield from ("<h2>All controls</h2>", *_controls(result))
+    yield from ("<h2>What was done to the heads</h2>", *_ablations(result))
+    yield from parts.made_by(result.settings, result.provenance)
 
 
 # -- the answer -------------------------------------------------------------------------------
@@ -77,9 +85,14 @@ def page(result: "ValidationResult") -> str:
 
 def answer(result: "ValidationResult") -> str:
     """What was asked, what came out, and what else the ablation does, in plain words."""
+    return f"{asked(result)} {brief(result)}"
+
+
+def brief(result: "ValidationResult") -> str:
+    """What came out, and what else the ablation does."""
     if not result.findings:
         why = "; ".join(result.missing().values()) or "nothing was run"
-        return f"{_asked(result)} No effect could be measured: {parts.sentence(why)}"
+        return f"No effect could be measured: {parts.sentence(why)}"
     back = [f for f in result.findings if own.run_name(f) == DENOISE]
     away = [f for f in result.findings if f not in back]
     clauses = [
@@ -87,10 +100,11 @@ def answer(result: "ValidationResult") -> str:
         for deed, found in (("taking {} away", away), (PUTTING, back))
         if found
     ]
-    return " ".join([_asked(result), parts.sentence("; ".join(clauses)), *_other_text(result)])
+    return " ".join([parts.sentence("; ".join(clauses)), *_other_text(result)])
 
 
-def _asked(result: "ValidationResult") -> str:
+def asked(result: "ValidationResult") -> str:
+    """The question, and what it was tested on."""
     n = max((f.effect.n_draws for f in result.findings), default=0)
     beside = f", beside {n} random sets of as many heads from the same layers" if n else ""
     return (

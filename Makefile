@@ -24,7 +24,7 @@ model: install
 # The explorer is tested in a browser: one that is there, else Playwright's, else the system's. Where
 # none can be had this says so, and those tests are skipped; CI fails instead.
 browser: install
-	@$(BIN)/python $(ROOT)tests/browsing.py >/dev/null 2>&1 \
+	@cd $(ROOT) && $(BIN)/python -c "import apps.bench_explore as b, sys; sys.exit(not b.find_browser())" \
 	  || $(BIN)/python -m playwright install chromium >/dev/null 2>&1 \
 	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
 	       && apt-get install -y -qq chromium >/dev/null; } \

@@ -1,18 +1,27 @@
-"""The command `explore`: runs in the browser, live or as one offline page."""
+"""Commands of the explorer: `explore` (live, or one offline page) and `bench explore`."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from apps.console import Lines
-from apps.options import Device, Dtype, Threads, interruptible, load
+from apps.console import Lines, show_figures
+from apps.options import (
+    AsJson,
+    Device,
+    Dtype,
+    Threads,
+    command_line,
+    interruptible,
+    load,
+)
 from interp.errors import ResultError
 
 
-def register(app: typer.Typer, _bench: typer.Typer) -> None:
-    """Add the command to the command line."""
+def register(app: typer.Typer, bench: typer.Typer) -> None:
+    """Add the commands to the command line."""
     app.command()(interruptible(explore))
+    bench.command("explore")(interruptible(bench_explore))
 
 
 def explore(
@@ -56,6 +65,22 @@ def explore(
         lines.say(f"model: {loaded.source.name} ({loaded.source.detail})")
         live = attach(loaded, some)
     _serve(payload, live, named(some), host, port, browser, lines)
+
+
+def bench_explore(
+    folder: Annotated[Path | None, typer.Argument(help="A scan; made up if none is named.")] = None,
+    layers: Annotated[int, typer.Option(help="Layers of the made-up model.")] = 32,
+    heads: Annotated[int, typer.Option(help="Its heads a layer.")] = 32,
+    tokens: Annotated[int, typer.Option(help="Its longest context.")] = 32768,
+    output: Annotated[Path | None, typer.Option(help="A JSON file for the figures.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the page of a large run: size, opening, clicks; beside whole patterns."""
+    from apps.bench_explore import run
+
+    figures = run(layers=layers, heads=heads, tokens=tokens, folder=folder)
+    figures["command"] = command_line("bench explore")
+    show_figures(figures, output, as_json=as_json)
 
 
 def _same(runs: Any) -> str:

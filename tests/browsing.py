@@ -1,12 +1,12 @@
 """A headless browser for tests: the first that is found; pages that tell what goes wrong."""
 
 import os
-import shutil
 from contextlib import contextmanager
 
 import pytest
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+from apps import bench_explore
+
 LACKING = (
     "no browser was found, so the explorer was not tested in one; install Chromium "
     "(make browser), or name one in MNEMOSCOPE_BROWSER"
@@ -18,10 +18,9 @@ def find_browser():
     named = os.environ.get("MNEMOSCOPE_BROWSER")
     if named:
         return named
-    for name in NAMES:
-        found = shutil.which(name)
-        if found:
-            return found
+    found = bench_explore.find_browser()
+    if found:
+        return found
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -72,6 +71,3 @@ def opened(browser, address, *, width=1280, height=900, offline=True):
     yield page, watch
     context.close()
 
-
-if __name__ == "__main__":
-    raise SystemExit(find_browser() is None)

@@ -11,10 +11,14 @@ ORDER = ("core", "data", "state", "takeaway", "heads", "trials", "tokens", "patt
 
 @cache
 def script() -> str:
-    """One script that defines `Explorer` with `mount` and `page`, and nothing else."""
+    """One script that defines `Explorer` with `mount`, `page` and `ready`, and nothing else."""
     parts = [(STATIC / f"{name}.js").read_text("utf-8") for name in ORDER]
     return "\n".join(
-        ['const Explorer = (() => {\n"use strict";', *parts, "return { mount, page };\n})();"]
+        [
+            'const Explorer = (() => {\n"use strict";',
+            *parts,
+            "return { mount, page, ready };\n})();",
+        ]
     )
 
 

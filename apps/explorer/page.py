@@ -33,7 +33,7 @@ def page(payload: Payload, title: str) -> str:
     body = (
         '<div id="explorer" class="explorer"></div>'
         f'<script type="application/json" id="payload">{as_json(payload.as_plain())}</script>'
-        f"<script>{get_plotlyjs()}</script><script>{script()}\n{start('page')}</script>"
+        f"<script>{script()}\n{start('page')}</script><script>{get_plotlyjs()}</script>"
     )
     return document(title, head="", body=body)
 

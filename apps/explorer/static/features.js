@@ -78,7 +78,11 @@ function partOf(app, near) {
   const open = openNodes(app).filter((n) => near.of.has(n));
   const roots = open.length ? open : near.tokens.slice(0, START_TOKENS).map((_, i) => `t${i}`);
   const nodes = new Set(roots), each = open.length ? PER_NODE : 3;
-  for (const root of roots) (near.of.get(root) || []).slice(0, each).forEach((e) => nodes.add(e.to));
+  const add = (node, n) => (near.of.get(node) || []).slice(0, n).map((e) => (nodes.add(e.to), e.to));
+  for (const root of roots) {
+    const next = add(root, each);
+    if (open.length && open.length <= 3) next.forEach((n) => add(n, 3)); // what shares these neighbours
+  }
   const edges = [];
   for (const node of nodes) {
     if (node[0] !== "t") continue;

@@ -311,12 +311,17 @@ App.prototype.later = function later(work) {
   this.timer = setTimeout(work, 120);
 };
 
+const ready = { after: null }; // milliseconds from the opening of the page, for measuring
+
 async function mount(root, payload, { source = null, hash = "", remember = () => {} } = {}) {
   root.classList.add("explorer");
-  const app = new App(root, new Data(payload, await unpack(payload.block)), { source, hash, remember });
+  const block = await unpack(payload.block); // goes on while the page is still being read
+  if (document.readyState === "loading") await new Promise((go) => addEventListener("DOMContentLoaded", go));
+  const app = new App(root, new Data(payload, block), { source, hash, remember });
   app.draw();
   remember(app.state.hash());
   root.dataset.ready = "yes";
+  ready.after = performance.now();
   return app;
 }
 

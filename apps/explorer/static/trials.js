@@ -62,7 +62,7 @@ PANELS.grid = {
         layout.shapes.push({ type: "rect", xref, x0: cx - 0.5, x1: cx + 0.5, y0: cy - 0.5, y1: cy + 0.5, line: { color: "#000", width: 3 } });
       }
     }
-    layout.margin = { l: 62, r: 10, t: 28, b: 42 };
+    layout.margin = { l: 72, r: 10, t: 28, b: 42 };
     plot(body, traces, layout, {
       height: 110 + 44 * depths.length,
       onclick: (e) => app.openCell(find(depths[y.indexOf(e.points[0].y)], Number(e.points[0].x))),

@@ -22,7 +22,7 @@ def document(title: str, *, head: str, body: str) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<link rel="icon" href="data:,"><title>{safe(title)}</title>'
         f"<style>body {{ margin: 0; background: #f4f6f8; }}</style>"
-        f"<style data-explorer>{style()}</style>{head}</head>\n<body>{body}</body></html>\n"
+        f"<style>{style()}</style>{head}</head>\n<body>{body}</body></html>\n"
     )
 
 

@@ -57,7 +57,7 @@ def make_app(
         '<!doctype html><html lang="en"><head>{%metas%}<meta name="viewport" '
         'content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
         "<title>{%title%}</title>{%css%}<style>body { margin: 0; background: #f4f6f8; }</style>"
-        f"<style data-explorer>{style()}</style></head><body>"
+        f"<style>{style()}</style></head><body>"
         "{%app_entry%}<footer>{%config%}{%scripts%}{%renderer%}</footer>"
         '<script src="plotly.js"></script><script src="explorer.js"></script></body></html>'
     )

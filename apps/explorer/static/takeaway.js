@@ -21,8 +21,8 @@ function drawn(body) {
   const copy = body.cloneNode(true);
   copy.querySelectorAll("input, select, button, datalist").forEach((part) => part.remove());
   copy.setAttribute("xmlns", "http://www.w3.org/1999/xhtml");
-  const style = el("style", {}, document.querySelector("style[data-explorer]").textContent);
-  copy.prepend(style);
+  const own = [...document.querySelectorAll("style")].find((s) => s.textContent.includes(".explorer .card"));
+  copy.prepend(el("style", {}, own ? own.textContent : ""));
   copy.classList.add("explorer", "copied");
   const [width, height] = [Math.ceil(box.width), Math.ceil(Math.max(box.height, body.scrollHeight))];
   const inner = new XMLSerializer().serializeToString(copy);

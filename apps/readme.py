@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from apps.console import markdown_table
+from apps.measurements import MEASUREMENTS
 from circuits.ablations import ABLATIONS
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +31,26 @@ def ablations() -> str:
     """What each ablation puts in the place of what, and who used it."""
     rows = [[f"`{a.name}`", a.formula, a.acts_on, a.used_by] for a in ABLATIONS.values()]
     return markdown_table(["name", "formula", "acts on", "used by"], rows)
+
+
+def measurements() -> str:
+    """What can be measured, by which command, beside what, after whom."""
+    rows = [[m.what, f"`{m.command}`", m.beside, m.source] for m in MEASUREMENTS]
+    return markdown_table(["measurement", "command", "beside it", "source"], rows)
+
+
+def bench_explore() -> str:
+    """Size and times of the explorer's page."""
+    found = _result("bench_explore_cpu")
+    whole = found["whole_patterns"]["as_uint8_mb"] / 1e6
+    return (
+        f"`{found['command']}`: a made-up run of {found['layers']} x {found['heads']} heads and "
+        f"{found['tokens']:,} tokens, random weights, ships as one page of "
+        f"{found['page_mb']:.1f} MB (its patterns in 8 bits: {whole:.1f} TB), opens in "
+        f"{found['opened_ms'] / 1000:.1f} s and answers a click on a head in "
+        f"{found['click_ms']:.0f} ms (slowest {found['slowest_click_ms']:.0f}); "
+        f"{found['browser']}, {found['machine']}, {found['created'][:10]}."
+    )
 
 
 def validation() -> str:
@@ -178,6 +199,8 @@ def _result(name: str) -> dict[str, Any]:
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
+    "measurements": measurements,
+    "bench_explore": bench_explore,
     "ablations": ablations,
     "validation": validation,
     "calibration": calibration,

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from apps.explorer.assets import script, start, style
 from apps.explorer.live import Live
+from apps.explorer.page import document
 from apps.explorer.payload import Payload
+from apps.html_parts import safe
 from interp.errors import MnemoscopeError, ResultError
 
 if TYPE_CHECKING:
@@ -127,8 +129,13 @@ def _routes(server: Any, payload: Payload, live: Live | None) -> None:
 
 
 def _refusal(why: str, status: int) -> Any:
-    from flask import Response
+    """One line of why not: JSON for the script, a page for a person who opened an address."""
+    from flask import Response, request
 
+    if request.method == "GET" and "text/html" in request.headers.get("Accept", ""):
+        text = f"<h1>This page cannot be shown</h1><p>{safe(why)}</p>"
+        page = document("mnemoscope explorer", head="", body=f'<div class="explorer">{text}</div>')
+        return Response(page, status=status, mimetype="text/html")
     return Response(json.dumps({"error": why}), status=status, mimetype="application/json")
 
 

@@ -376,6 +376,25 @@ def test_a_run_without_attention_says_what_to_do(browser, run, tmp_path):
         assert watch.errors == []
 
 
+@pytest.mark.parametrize("harm", ["cut", "spoilt"])
+def test_a_damaged_page_says_so_in_the_place_of_itself(browser, address, tmp_path, harm):
+    from urllib.request import url2pathname
+
+    text = Path(url2pathname(address.removeprefix("file://"))).read_text("utf-8")
+    at = text.index('"block":"') + 400
+    broken = text[:at] + ("" if harm == "cut" else "AAAA" * 50) + text[at + 200 :]
+    if harm == "cut":  # the end of the data is gone, the scripts are there
+        end = text.index("</script>", at)
+        broken = text[:at] + text[end:]
+    (tmp_path / "page.html").write_text(broken, "utf-8")
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto((tmp_path / "page.html").as_uri())
+    page.wait_for_selector("#explorer[data-ready=no]")
+    assert "damaged" in page.inner_text(".fatal")
+    context.close()
+
+
 def test_a_folder_that_was_exported_twice_gives_the_same_page(run, tmp_path):
     folder = run.save(tmp_path / "run")
     one, two = (explore(folder, export=tmp_path / f"{i}.html").read_text("utf-8") for i in "ab")

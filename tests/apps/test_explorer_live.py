@@ -101,6 +101,13 @@ def test_beyond_loopback_a_token_is_asked_for(runs):
     assert client.get("/payload.json").status_code == 200
 
 
+def test_a_person_without_the_token_gets_a_page_that_says_so(runs):
+    app = make_app(build(runs), host="0.0.0.0", token=new_token())
+    reply = app.server.test_client().get("/", headers={"Accept": "text/html"})
+    assert reply.status_code == 401 and reply.mimetype == "text/html"
+    assert b"asks for its token" in reply.data and b"payload" not in reply.data
+
+
 def test_other_sites_cannot_frame_it(client):
     assert client.get("/").headers["X-Frame-Options"] == "DENY"
 

@@ -6,6 +6,14 @@ const TYPES = {
 };
 
 async function unpack(text) {
+  try {
+    return await gunzip(text);
+  } catch {
+    throw new Error("The data of this page are damaged; write it again: mnemoscope explore RUN --export page.html");
+  }
+}
+
+async function gunzip(text) {
   const raw = atob(text), bytes = new Uint8Array(raw.length);
   for (let i = 0; i < raw.length; i++) bytes[i] = raw.charCodeAt(i);
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));

@@ -119,10 +119,10 @@ function rankingColumns(app) {
   ];
   if (low) columns.push({ name: "95 % interval", of: (i) => `${number(low[i])} to ${number(high[i])}`, by: (i) => low[i] });
   if (q) columns.push({ name: "q", of: (i) => number(q[i], 3), by: (i) => -q[i] });
+  if (app.roles().length) columns.push({ name: "role", of: (i) => app.roles()[i] || "", by: (i) => (app.roles()[i] ? 1 : 0) });
   for (const other of app.others()) {
     columns.push({ name: other.title, about: other.about, of: (i) => number(other.flat.values[i]), by: (i) => other.flat.values[i] });
   }
-  if (app.roles().length) columns.push({ name: "role", of: (i) => app.roles()[i] || "", by: (i) => (app.roles()[i] ? 1 : 0) });
   return columns;
 }
 

@@ -95,7 +95,7 @@ class App {
   others() {
     const plane = this.plane();
     return this.data.planesOf(this.model()).filter((p) => p.key !== plane.key)
-      .sort((a, b) => (b.run === plane.run) - (a.run === plane.run)).slice(0, 4).map((p) => this.data.plane(p.key));
+      .sort((a, b) => (b.run === plane.run) - (a.run === plane.run)).slice(0, 3).map((p) => this.data.plane(p.key));
   }
 
   side(side) {
@@ -325,16 +325,29 @@ async function mount(root, payload, { source = null, hash = "", remember = () =>
   return app;
 }
 
+// In the place of a page that cannot be shown: what is wrong, and what to do.
+function fatal(root, error) {
+  root.classList.add("explorer");
+  root.replaceChildren(el("div", { class: "fatal" }, el("h1", {}, "This page cannot be shown"), el("p", {}, error.message)));
+  root.dataset.ready = "no";
+}
+
 // For a page of its own: what is chosen stands in the address, and follows it.
-async function page(payload, source) {
+async function page(read, source) {
   const root = document.getElementById("explorer");
-  const app = await mount(root, payload, {
-    source, hash: location.hash, remember: (hash) => history.replaceState(null, "", `#${hash}`),
-  });
-  addEventListener("hashchange", () => {
-    app.state.read(location.hash);
-    app.settle();
-    app.draw();
-  });
-  return app;
+  try {
+    if (typeof DecompressionStream === "undefined") throw new Error("This browser is too old: it needs DecompressionStream (2023 or newer).");
+    const payload = await read();
+    const app = await mount(root, payload, {
+      source: payload.live ? source : null, hash: location.hash, remember: (hash) => history.replaceState(null, "", `#${hash}`),
+    });
+    addEventListener("hashchange", () => {
+      app.state.read(location.hash);
+      app.settle();
+      app.draw();
+    });
+  } catch (error) {
+    fatal(root, error);
+    throw error;
+  }
 }

@@ -11,13 +11,16 @@
     return value;
   };
   // Dash puts the element there in its own time
-  const begin = async () => {
+  const begin = () => {
     if (!document.getElementById("explorer")) {
       setTimeout(begin, 20);
       return;
     }
-    const payload = await (await fetch("payload.json", { credentials: "same-origin" })).json();
-    Explorer.page(payload, payload.live ? { ask } : null);
+    Explorer.page(async () => {
+      const reply = await fetch("payload.json", { credentials: "same-origin" });
+      if (!reply.ok) throw new Error((await reply.json()).error);
+      return reply.json();
+    }, { ask });
   };
   begin();
 })();

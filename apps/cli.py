@@ -171,6 +171,7 @@ def plan(
     mode: Mode = "shared",
     style: Style = "auto",
     cue_words: CueWords = 3,
+    attention: Attention = 20,
     device: Device = None,
     dtype: Dtype = "auto",
     threads: Threads = None,
@@ -181,7 +182,7 @@ def plan(
     from circuits.plan import make_plan
 
     settings = _settings(lengths, depths, haystacks, haystack, needles, kinds, languages, mode,
-                         style, cue_words, 10, 0, True, True)  # fmt: skip
+                         style, cue_words, 10, 0, True, True, attention)  # fmt: skip
     loaded = load(model, device, dtype, None, None, threads)
     cost = estimate(loaded, make_plan(loaded, settings))
     say(json.dumps(cost)) if as_json else table(cost)

@@ -25,6 +25,11 @@ def estimate(model: "HFModel", plan: "ScanPlan") -> dict[str, Any]:
         for group in plan.trials
         for t in group
     )
+    kept = [t for _, t in plan.kept_trials]  # attention rows for looking at: two passes more
+    flops += sum(
+        2 * _flops(spec, weights - embedded, len(t.suffix) + len(t.answer), t.length) for t in kept
+    )
+    flops += sum(_flops(spec, weights - embedded, t.length, 0) for t in kept[:1])
     speed = _speed(model, weights - embedded)
     bytes_each = model.dtype.itemsize
     return {

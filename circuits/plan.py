@@ -81,7 +81,27 @@ class ScanPlan:
     def n_tokens(self) -> int:
         """Tokens that pass through the model, contexts and suffixes."""
         asked = sum(len(t.suffix) + len(t.answer) for group in self.trials for t in group)
-        return asked + sum(len(c.tokens) for c in self.contexts)
+        # kept trials are asked twice more, and the first one is read once more for its maps
+        kept = [t for _, t in self.kept_trials]
+        again = sum(2 * (len(t.suffix) + len(t.answer)) for t in kept) + sum(
+            t.length for t in kept[:1]
+        )
+        return asked + again + sum(len(c.tokens) for c in self.contexts)
+
+    @property
+    def kept_trials(self) -> list[tuple[int, "Trial"]]:
+        """Trials whose attention is kept, each with the place of its context.
+
+        The first of each (length, depth) cell, spread evenly over the cells where fewer are wanted.
+        The shortest length comes first, and in it the middle depths.
+        """
+        cells: dict[tuple[int, float], tuple[int, Trial]] = {}
+        for i, group in enumerate(self.trials):
+            for trial in group:
+                cells.setdefault((trial.length, trial.depth), (i, trial))
+        order = sorted(cells, key=lambda c: (c[0], abs(c[1] - 0.5)))
+        n = min(self.settings.attention, len(order))
+        return [cells[order[i * len(order) // n]] for i in range(n)]
 
 
 def resolved_lengths(model: "HFModel", settings: ScanSettings) -> tuple[int, ...]:

@@ -19,7 +19,6 @@ from interp.trace import Prefix, RowRead
 from probes.grid import Context, Trial
 
 if TYPE_CHECKING:
-    from circuits.plan import ScanPlan
     from interp.backends.hf import HFModel
 
 N_KEYS = 16
@@ -29,21 +28,6 @@ MEMORY = 256 * 2**20
 """Bytes of whole rows at one time."""
 MOST_SLOTS = 1024
 """Keys a row whose contributions are read; the heaviest of all heads first."""
-
-
-def chosen_trials(plan: "ScanPlan", n: int) -> list[tuple[int, Trial]]:
-    """The first trial of each (length, depth) cell, with the place of its context in the plan.
-
-    Spread evenly over the cells where n is fewer. The shortest length comes first, and in it the
-    middle depths.
-    """
-    cells: dict[tuple[int, float], tuple[int, Trial]] = {}
-    for i, group in enumerate(plan.trials):
-        for trial in group:
-            cells.setdefault((trial.length, trial.depth), (i, trial))
-    order = sorted(cells, key=lambda c: (c[0], abs(c[1] - 0.5)))
-    n = min(n, len(order))
-    return [cells[order[i * len(order) // n]] for i in range(n)]
 
 
 def capture_rows(

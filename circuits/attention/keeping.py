@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from circuits.attention.capture import capture_rows, chosen_trials
+from circuits.attention.capture import capture_rows
 from circuits.attention.record import AttentionRecord, PooledMaps, TrialRows
 from circuits.attention.window import pooled_maps
 from circuits.shelf import Part, Shelf
@@ -31,7 +31,7 @@ class AttentionKeeper:
     def __init__(self, model: "HFModel", plan: "ScanPlan", shelf: Shelf) -> None:
         self.model, self.plan, self.shelf = model, plan, shelf
         self.waiting: dict[int, list[Trial]] = {}
-        for place, trial in chosen_trials(plan, plan.settings.attention):
+        for place, trial in plan.kept_trials:
             self.waiting.setdefault(place, []).append(trial)
         self._rows: list[TrialRows] = []
         self._maps: PooledMaps | None = None

@@ -8,7 +8,7 @@ import torch
 from worlds import PROMPTS, world
 
 from circuits.ablations import ABLATIONS
-from circuits.attention.capture import capture_rows, chosen_trials, region_of
+from circuits.attention.capture import capture_rows, region_of
 from circuits.attention.desk import TrialDesk, most_moved
 from circuits.attention.record import RECENT, REGIONS, STEPS
 from circuits.attention.window import edges, pooled, trial_tokens
@@ -124,10 +124,15 @@ def test_a_key_belongs_to_the_first_region_that_it_fits():
 
 
 def test_trials_are_spread_over_the_cells(plan):
-    assert len(chosen_trials(plan, 50)) == 4
-    lengths = [t.length for _, t in chosen_trials(plan, 2)]
-    assert lengths == [96, 192]
-    assert chosen_trials(plan, 0) == []
+    def kept(n):
+        return replace(plan, settings=replace(plan.settings, attention=n))
+
+    assert len(kept(50).kept_trials) == 4
+    assert [t.length for _, t in kept(2).kept_trials] == [96, 192]
+    assert kept(0).kept_trials == []
+    first = kept(1).kept_trials[0][1]
+    more = 2 * (len(first.suffix) + len(first.answer)) + first.length
+    assert kept(1).n_tokens - kept(0).n_tokens == more
 
 
 # -- windows and maps -------------------------------------------------------------------------

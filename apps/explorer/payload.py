@@ -144,9 +144,14 @@ def _trials(run: OpenRun, packer: Packer) -> dict[str, Any] | None:
     if run.kind.name != "scan":
         return None
     table = run.result.trials
-    columns = {c: table[c].tolist() for c in TRIAL_COLUMNS if c in table}
+    columns = {c: [_plain(v) for v in table[c].tolist()] for c in TRIAL_COLUMNS if c in table}
     fired = np.rint(np.nan_to_num(run.result.values["copy"]) * 255).astype(np.uint8)
     return columns | {"fired": packer.add(fired)}
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN; what a preset does not measure is missing."""
+    return None if isinstance(value, float) and np.isnan(value) else value
 
 
 def _attention(

@@ -111,6 +111,11 @@ def _routes(server: Any, payload: Payload, live: Live | None) -> None:
     serve("plotly.js", get_plotlyjs(), "text/javascript")
     serve("explorer.js", script() + start("server"), "text/javascript")
 
+    @server.errorhandler(500)
+    def broken(error: Any) -> Any:
+        cause = getattr(error, "original_exception", error)
+        return _refusal(f"{type(cause).__name__}: {cause}; this is a bug, see the terminal", 500)
+
     @server.post("/ask/<name>")
     def ask(name: str) -> Any:
         if request.headers.get(HEADER) != "1" or not request.is_json:

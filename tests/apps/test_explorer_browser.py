@@ -402,3 +402,18 @@ def test_a_folder_that_was_exported_twice_gives_the_same_page(run, tmp_path):
     assert Path(tmp_path / "a.html").stat().st_size < 15e6
     assert not re.search(r"""(src|href)\s*=\s*["']https?:""", one[: one.index("plotly.js v")])
     assert isinstance(ScanResult.load(folder), ScanResult)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_run_in_which_nothing_was_answered_opens_and_shows_what_was_asked(
+    browser, run, tmp_path, kept
+):
+    unanswered = replace(run, trials=run.trials.assign(passed=False))
+    if not kept:
+        unanswered = replace(unanswered, attention=None)
+    path = explore(unanswered, export=tmp_path / "page.html")
+    with opened(browser, path.as_uri()) as (page, watch):
+        assert "scores" in page.inner_text("#panel-ranking")
+        assert page.locator("#panel-grid .plot").count() == 1
+        assert page.locator("#panel-keys tbody tr").count() > 0 if kept else True
+        assert watch.errors == []

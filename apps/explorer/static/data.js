@@ -41,7 +41,7 @@ class Data {
     }
     this.models = [];
     for (const run of this.runs) {
-      if (!run.planes.length && !run.attention) continue;
+      if (!run.planes.length && !run.attention && !run.trials) continue;
       let model = this.models.find((m) => m.weights === run.weights);
       if (!model) {
         model = { weights: run.weights, name: run.model, layers: run.layers, heads: run.heads,

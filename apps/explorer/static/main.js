@@ -19,7 +19,7 @@ class App {
   has(what) {
     const { runs, planes } = this.data;
     return {
-      scores: () => Object.keys(planes).length > 0 || runs.some((r) => r.attention),
+      scores: () => Object.keys(planes).length > 0 || runs.some((r) => r.attention || r.trials),
       two: () => Object.keys(planes).length > 1,
       trials: () => runs.some((r) => r.trials),
       attention: () => runs.some((r) => r.attention),

@@ -190,7 +190,7 @@ def _alike(first: Run, second: Run) -> str:
     pair = f"{first.called} and {second.called}"
     k = min(len(_top(run)) for run in (first, second))
     try:
-        found = compare(str(first.folder), str(second.folder), k=k)
+        found = compare(first.result, second.result, k=k)
     except ResultError as error:
         return h.sentence(f"{pair} cannot be compared head by head: {error}")
     words = [f"{pair} share {found['top_overlap']} of their {k} best heads"]

@@ -13,24 +13,26 @@ from interp.sites import Head
 
 
 def compare(
-    first: str | Path, second: str | Path, *, metric: str = "copy", k: int = 10
-) -> dict[str, Any]:
-    """Pearson, Spearman and top-k overlap of two runs (or published score files).
+    first: str | Path | ScanResult, second: str | Path | ScanResult, *, metric: str = "copy",
+    k: int = 10,
+) -> dict[str, Any]:  # fmt: skip
+    """Pearson, Spearman and top-k overlap of two scans (results, folders, published score files).
 
     The ceiling is the geometric mean of both runs' split-half reliabilities: two perfect
-    repetitions of these runs would correlate so; None where a run cannot tell.
+    repetitions of these runs would correlate so; None where a run cannot tell. It takes needles to
+    be independent: two scans that asked the same questions can lie above it.
 
     Raises:
         ResultError: unreadable, or models of different shape.
     """
     from scipy.stats import pearsonr, spearmanr
 
-    a, reliable_a = _read(Path(first), metric, k)
-    b, reliable_b = _read(Path(second), metric, k)
+    a, reliable_a = _read(first, metric, k)
+    b, reliable_b = _read(second, metric, k)
     if a.shape != b.shape:
         raise ResultError(
-            f"{first} has {a.shape[0]} x {a.shape[1]} heads, {second} {b.shape[0]} x "
-            f"{b.shape[1]}; only runs of models of one shape can be compared head by head"
+            f"{_called(first)} has {a.shape[0]} x {a.shape[1]} heads, {_called(second)} "
+            f"{b.shape[0]} x {b.shape[1]}; only models of one shape can be compared head by head"
         )
     both = ~(np.isnan(a) | np.isnan(b))
     if both.sum() < 3:
@@ -60,9 +62,16 @@ def _name(index: int, n_heads: int) -> str:
     return str(Head(*divmod(index, n_heads)))
 
 
-def _read(path: Path, metric: str, k: int) -> tuple[np.ndarray, tuple[float, float] | None]:
-    if path.is_file():
-        return read_scores(path), None
-    result = ScanResult.load(path)
-    half = result.reliability(metric, k=k)
-    return result.mean(metric), None if half is None else (half.ceiling, half.overlap)
+def _called(run: str | Path | ScanResult) -> str:
+    return f"the scan of {run.provenance.model}" if isinstance(run, ScanResult) else str(run)
+
+
+def _read(
+    run: str | Path | ScanResult, metric: str, k: int
+) -> tuple[np.ndarray, tuple[float, float] | None]:
+    if not isinstance(run, ScanResult):
+        if Path(run).is_file():
+            return read_scores(Path(run)), None
+        run = ScanResult.load(run)
+    half = run.reliability(metric, k=k)
+    return run.mean(metric), None if half is None else (half.ceiling, half.overlap)

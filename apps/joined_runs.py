@@ -154,7 +154,7 @@ def across(runs: Sequence[Run]) -> list[str]:
     tested = [run for run in runs if run.kind.name in HEADS]
     return [
         *(_tested(scan, run) for scan in scans for run in tested if _same_model(scan, run)),
-        *(_alike(*pair) for pair in combinations(scans, 2) if all(run.folder for run in pair)),
+        *(_alike(*pair) for pair in combinations(scans, 2)),
     ]
 
 

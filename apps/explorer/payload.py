@@ -20,8 +20,8 @@ from circuits.attention.record import REGIONS, AttentionRecord, TrialRows
 from interp.errors import ResultError
 
 VERSION = 1
-BUDGET = 6_500_000
-"""Bytes of compressed arrays for attention: with plotly.js a page stays below 15 MB."""
+BUDGET = 4_500_000
+"""Bytes of compressed arrays for attention: with plotly.js a page stays near 10 MB."""
 RATIO = 0.75
 """Compressed share of attention rows; measured .6 to .7 on smollm2-135m."""
 TRIAL_COLUMNS = ("trial", "length", "depth", "needle", "value", "generated", "passed", "logprob")

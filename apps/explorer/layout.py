@@ -81,7 +81,8 @@ HEADS = View(
             "regions",
             "Attention by region",
             "Where each row of the chosen head looks: the question's last tokens, then one row for "
-            "each answer token produced. A row sums to 1. Click one to see its tokens.",
+            "each answer token produced. A row sums to 1, less where a learned sink takes a share. "
+            "Click one to see its tokens.",
             "attention",
             NO_ATTENTION,
         ),

@@ -39,6 +39,15 @@ def measurements() -> str:
     return markdown_table(["measurement", "command", "beside it", "source"], rows)
 
 
+def capabilities() -> str:
+    """Which backend can what."""
+    from interp.backends.capabilities import NOTES, capability_table
+
+    columns, rows = capability_table()
+    notes = "; ".join(f"{mark} {words}" for mark, words in NOTES.items())
+    return f"{markdown_table(list(columns), [list(row) for row in rows])}\n\n{notes}."
+
+
 def bench_explore() -> str:
     """Size and times of the explorer's page."""
     found = _result("bench_explore_cpu")
@@ -201,6 +210,7 @@ def _result(name: str) -> dict[str, Any]:
 BLOCKS: dict[str, Callable[[], str]] = {
     "measurements": measurements,
     "bench_explore": bench_explore,
+    "capabilities": capabilities,
     "ablations": ablations,
     "validation": validation,
     "calibration": calibration,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from circuits.comparison import compare
     from circuits.effects_result import FeatureEffects, feature_effects
     from circuits.feature_trials import EffectSettings
+    from circuits.free_edits import FreeEdits, score_intervention
     from circuits.graph_json import write_graph_json
     from circuits.graph_plan import GraphSettings
     from circuits.graph_result import FeatureGraph
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from circuits.growth_result import GrowthResult
     from circuits.growth_run import feature_growth
     from circuits.head_sets import read_heads, write_heads
+    from circuits.lens_heads import from_lens, to_lens
     from circuits.loss_plan import LossSettings
     from circuits.loss_result import LossResult
     from circuits.loss_run import loss_groups
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from circuits.validation import validate
     from circuits.validation_plan import ValidateSettings
     from circuits.validation_result import ValidationResult
+    from circuits.weight_circuits import WeightCircuits, direct_attribution, read_weights
 
 __all__ = [
     "BindSettings",
@@ -55,6 +58,7 @@ __all__ = [
     "EffectSettings",
     "FeatureEffects",
     "FeatureGraph",
+    "FreeEdits",
     "GraphSettings",
     "GrowthResult",
     "GrowthSettings",
@@ -68,18 +72,24 @@ __all__ = [
     "ScanSettings",
     "ValidateSettings",
     "ValidationResult",
+    "WeightCircuits",
     "binding",
     "calibrate",
     "compare",
+    "direct_attribution",
     "feature_effects",
     "feature_growth",
     "find_circuit",
+    "from_lens",
     "function_tokens",
     "loss_groups",
     "patch",
     "reactivation",
     "read_heads",
+    "read_weights",
     "scan",
+    "score_intervention",
+    "to_lens",
     "trace_prompt",
     "validate",
     "write_graph_json",
@@ -95,6 +105,7 @@ _HOME = {
     "EffectSettings": "circuits.feature_trials",
     "FeatureEffects": "circuits.effects_result",
     "FeatureGraph": "circuits.graph_result",
+    "FreeEdits": "circuits.free_edits",
     "GraphSettings": "circuits.graph_plan",
     "GrowthResult": "circuits.growth_result",
     "GrowthSettings": "circuits.growth_plan",
@@ -108,18 +119,24 @@ _HOME = {
     "ScanSettings": "circuits.plan",
     "ValidateSettings": "circuits.validation_plan",
     "ValidationResult": "circuits.validation_result",
+    "WeightCircuits": "circuits.weight_circuits",
     "binding": "circuits.binding_run",
     "calibrate": "circuits.calibration",
     "compare": "circuits.comparison",
+    "direct_attribution": "circuits.weight_circuits",
     "feature_effects": "circuits.effects_result",
     "feature_growth": "circuits.growth_run",
     "find_circuit": "circuits.circuit",
+    "from_lens": "circuits.lens_heads",
     "function_tokens": "circuits.graph_run",
     "loss_groups": "circuits.loss_run",
     "patch": "circuits.patching",
     "reactivation": "circuits.reactivation_corpus",
     "read_heads": "circuits.head_sets",
+    "read_weights": "circuits.weight_circuits",
     "scan": "circuits.retrieval",
+    "score_intervention": "circuits.free_edits",
+    "to_lens": "circuits.lens_heads",
     "trace_prompt": "circuits.reactivation_prompt",
     "validate": "circuits.validation",
     "write_graph_json": "circuits.graph_json",

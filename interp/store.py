@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from interp.backends.hf import HFModel
 
 RESULT = "result.json"
-PACKAGES = ("mnemoscope", "torch", "transformers", "tokenizers", "numpy")
+PACKAGES = (
+    "mnemoscope", "torch", "transformers", "tokenizers", "numpy", "transformer-lens", "nnsight",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,9 @@ def provenance(model: "HFModel", *, seconds: float) -> Provenance:
         n_heads=model.spec.n_heads,
         dtype=str(model.dtype).removeprefix("torch."),
         device=model.device.type,
-        attention="sdpa, rows in float32",
+        attention="sdpa, rows in float32"
+        if model.name == "hf"
+        else f"{model.name}, whole forwards",
         versions={name: _version(name) for name in PACKAGES},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=round(seconds, 1),

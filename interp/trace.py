@@ -1,14 +1,16 @@
 """What goes into and comes out of the instrument: `Prefix`, `RowRead`, `SiteRead`, `Trace`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import SiteError
-from interp.sites import Head, Site
+from interp.sites import Edit, Head, Site, SiteKind
+from interp.spec import ModelSpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +99,20 @@ class Trace:
     sites: Mapping[Site, Tensor] = field(default_factory=dict)
     writes: tuple[int, ...] = ()
 
+    def to_activation_cache(self, bridge: Any = None, *, batch: int = 1) -> Any:
+        """The sites and whole rows as TransformerLens' `ActivationCache`, `[batch, pos, ...]`.
+
+        Args:
+            bridge: a TransformerBridge, for the cache's own methods.
+            batch: how many suffixes, of one length, the trace holds.
+
+        Raises:
+            SiteError: activations of single heads, or of sequences of different lengths.
+        """
+        from interp.backends.lens_cache import activation_cache
+
+        return activation_cache(self, bridge, batch=batch)
+
 
 @dataclass(frozen=True, eq=False)
 class Gradients:
@@ -121,6 +137,8 @@ class Prefix:
         keys, values: for each layer `[1, kv_head, pos, d_head]`, whole: never cut to a window.
         logits: `[d_vocab]`, float32, after the last token.
         trace: reads of the prefill itself.
+        edits: for backends that keep no keys and run the context again: the edits that it was read
+            with, at absolute positions.
     """
 
     tokens: Int[Tensor, " pos"]
@@ -128,6 +146,7 @@ class Prefix:
     values: tuple[Tensor | None, ...]
     logits: Float[Tensor, " d_vocab"] | None
     trace: Trace | None = None
+    edits: tuple[Edit, ...] = ()
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -149,7 +168,30 @@ class Prefix:
             return self
         keys = tuple(None if k is None else k[:, :, :n_tokens] for k in self.keys)
         values = tuple(None if v is None else v[:, :, :n_tokens] for v in self.values)
-        return Prefix(self.tokens[:n_tokens], keys, values, None)
+        edits = tuple(e for e in (_before(e, n_tokens) for e in self.edits) if e.positions)
+        return Prefix(self.tokens[:n_tokens], keys, values, None, edits=edits)
+
+
+def _before(edit: Edit, n_tokens: int) -> Edit:
+    """The part of a context's edit that is left of the first `n_tokens`."""
+    kept = [i for i, p in enumerate(edit.positions or ()) if p < n_tokens]
+    value = edit.value
+    if value is not None and value.ndim == 2:
+        value = value[kept]
+    return replace(edit, value=value, positions=tuple((edit.positions or ())[i] for i in kept))
+
+
+def everything(spec: ModelSpec, n_tokens: int, *, batch: int = 1) -> tuple[Read, ...]:
+    """Reads of all that an activation cache holds, for `batch` suffixes of `n_tokens` each.
+
+    Whole patterns are among it: `n_layers x n_heads x n_tokens x n_tokens` numbers.
+    """
+    where = (tuple(range(n_tokens)),) * batch
+    kinds: tuple[SiteKind, ...] = (
+        "resid_pre", "q", "k", "v", "z", "attn_out", "mlp_out", "resid_post",
+    )  # fmt: skip
+    sites = tuple(Site(kind, layer) for kind in kinds for layer in range(spec.n_layers))
+    return RowRead(where, whole=tuple(spec.heads()), peaks=False), SiteRead(sites, where)
 
 
 def nothing(n_layers: int) -> Prefix:

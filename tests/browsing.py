@@ -70,4 +70,3 @@ def opened(browser, address, *, width=1280, height=900, offline=True):
     page.wait_for_selector("#explorer[data-ready]", timeout=30_000)
     yield page, watch
     context.close()
-

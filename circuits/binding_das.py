@@ -20,8 +20,9 @@ from circuits.interchange import LastToken, entering
 if TYPE_CHECKING:
     from interp.backends.hf import HFModel
 
-STEPS, BATCH, RATE = 100, 8, 0.05
-"""Steps of Adam, pairs in each, learning rate."""
+STEPS, BATCH, RATE = 300, 8, 0.05
+"""Steps of Adam, pairs in each, learning rate. After 100 steps a planted pointer was found with an
+agreement of .3 to .9, by the seed and by the processor's rounding; after 300 with .8 or more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +53,10 @@ def learned_basis(
     # nothing outside the span of the differences can be learned, and inside it few steps do
     differences = torch.stack([one.given - one.own for one in lessons]).double()
     _, sizes, span = torch.linalg.svd(differences, full_matrices=False)
-    span = span[sizes > 1e-6 * sizes[0]].float()
+    span = span[sizes > 1e-6 * sizes[0]]
+    # a singular vector's sign is the library's choice: fix it, or machines would start apart
+    largest = span.gather(1, span.abs().argmax(1, keepdim=True))
+    span = (span * largest.sign()).float()
     turned = _orthogonal(len(span), min(rank, len(span)), rng)
     adam = torch.optim.Adam(turned.parameters(), lr=RATE)
     with torch.enable_grad():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 STATIC = Path(__file__).with_name("static")
 ORDER = ("core", "data", "state", "takeaway", "heads", "trials", "tokens", "pattern", "whatif",
-         "compare", "binding", "features", "main")  # fmt: skip
+         "compare", "binding", "features", "main", "mount")  # fmt: skip
 """Files in the order in which they stand in the script: each uses those before it."""
 
 

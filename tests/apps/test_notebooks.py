@@ -115,7 +115,7 @@ def test_it_begins_with_what_is_learnt_and_the_set_up(name):
     assert setup.source.startswith(
         "try:\n    import circuits\n    import interp\nexcept ImportError"
     )
-    assert "%pip install -q mnemoscope" in setup.source and "torch==" not in setup.source
+    assert "%pip install -q 'mnemoscope[app]'" in setup.source and "torch==" not in setup.source
 
 
 @pytest.mark.parametrize("name", NAMES)

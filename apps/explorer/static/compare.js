@@ -8,6 +8,10 @@ function pair(app) {
 
 const sideName = (plane) => `${plane.title} · ${plane.run.label}`;
 
+TOOLS.compare = (app) => ["a", "b"].map((side) => el("label", {}, side === "a" ? "First " : "Second ",
+  el("select", { name: side, onchange: (e) => app.state.set({ [side]: e.target.value }) },
+    options(Object.values(app.data.planes).map((p) => [p.key, sideName(p)]), app.side(side)))));
+
 function apart({ a, b }) {
   return el("p", { class: "lacking" },
     `${a.run.label} has ${a.run.layers} x ${a.run.heads} heads, ${b.run.label} ${b.run.layers} x ${b.run.heads}: ` +

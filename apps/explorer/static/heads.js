@@ -173,3 +173,37 @@ PANELS.ranking = {
     return [columns, rankedHeads(app, rankingColumns(app)).map((i) => rows[i])];
   },
 };
+
+TOOLS.heads = (app) => {
+  const { state, data } = app, plane = app.plane(), model = app.model(), parts = [];
+  if (data.models.length > 1) {
+    parts.push(el("label", {}, "Model ", el("select", { name: "model", onchange: (e) => state.set({ model: e.target.value }) },
+      options(data.models.map((m, i) => [i, m.name]), state.get("model")))));
+  }
+  if (plane) {
+    const groups = new Map();
+    data.planesOf(model).forEach((p) => groups.set(p.group, [...(groups.get(p.group) || []), p]));
+    const several = model.runs.filter((r) => r.planes.length).length > 1;
+    parts.push(el("label", {}, "Score ", el("select", { name: "score", onchange: (e) => state.set({ score: e.target.value }) },
+      [...groups].map(([name, some]) => el("optgroup", { label: name }, options(some.map((p) => [p.key, several ? sideName(p) : p.title]), state.get("score")))))));
+    const most = Math.max(...Array.from(plane.flat.values).filter((v) => !Number.isNaN(v)).map(Math.abs), 0.01);
+    const line = app.line() ?? 0;
+    parts.push(el("label", {}, "Threshold ", el("input", { type: "range", name: "line", min: 0, max: most, step: most / 100, value: line,
+      oninput: (e) => app.later(() => state.set({ line: Number(e.target.value) ? Number(e.target.value).toPrecision(3) : "" })) }),
+    el("output", {}, line ? number(line) : "off"),
+    plane.threshold ? el("button", { onclick: () => state.set({ line: plane.threshold }) }, `usual: ${plane.threshold}`) : ""));
+    parts.push(el("label", {}, "Find ", el("input", { type: "search", name: "find", value: state.get("find"), placeholder: "L17 or a role", size: 10,
+      oninput: (e) => app.later(() => state.set({ find: e.target.value })) })));
+    const sets = model.runs.flatMap((r) => r.sets.map((s) => s.name));
+    if (sets.length) {
+      parts.push(el("label", { title: sets.join("; ") }, el("input", { type: "checkbox", name: "sets", checked: state.get("sets") === "1",
+        onchange: (e) => state.set({ sets: e.target.checked ? "1" : "0" }) }), " mark sets"));
+    }
+  }
+  const trials = data.trialsOf(model);
+  if (trials.length) {
+    parts.push(el("label", {}, "Trial ", el("select", { name: "trial", onchange: (e) => state.set({ trial: e.target.value, row: "", zoom: "" }) },
+      options(trials.map((t) => [app.trialKey(t), t.trial]), state.get("trial")))));
+  }
+  return parts;
+};

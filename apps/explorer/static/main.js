@@ -198,6 +198,12 @@ class App {
     }
   }
 
+  // A slider gives many values a second: draw when it rests.
+  later(work) {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(work, 120);
+  }
+
   // -- drawing ----------------------------------------------------------------------------
 
   view() {
@@ -231,16 +237,7 @@ class App {
   }
 
   tools() {
-    const view = this.view(), { state, data } = this, parts = [];
-    if (view.name === "heads") parts.push(...headTools(this));
-    if (view.name === "compare") {
-      for (const side of ["a", "b"]) {
-        parts.push(el("label", {}, side === "a" ? "First " : "Second ", el("select", { name: side, onchange: (e) => state.set({ [side]: e.target.value }) },
-          options(Object.values(data.planes).map((p) => [p.key, sideName(p)]), this.side(side)))));
-      }
-    }
-    const more = TOOLS[view.name];
-    if (more) parts.push(...more(this));
+    const view = this.view(), more = TOOLS[view.name], parts = more ? more(this) : [];
     const bar = this.root.querySelector(".tools"), focused = document.activeElement;
     const name = bar.contains(focused) ? focused.getAttribute("name") : null;
     bar.replaceChildren(...parts);
@@ -269,85 +266,5 @@ class App {
       el("main", {}, view.panels.map((panel) => this.card(panel))));
     this.tools();
     for (const panel of view.panels) this.redraw(panel.name);
-  }
-}
-
-function headTools(app) {
-  const { state, data } = app, plane = app.plane(), model = app.model(), parts = [];
-  if (data.models.length > 1) {
-    parts.push(el("label", {}, "Model ", el("select", { name: "model", onchange: (e) => state.set({ model: e.target.value }) },
-      options(data.models.map((m, i) => [i, m.name]), state.get("model")))));
-  }
-  if (plane) {
-    const groups = new Map();
-    data.planesOf(model).forEach((p) => groups.set(p.group, [...(groups.get(p.group) || []), p]));
-    const several = model.runs.filter((r) => r.planes.length).length > 1;
-    parts.push(el("label", {}, "Score ", el("select", { name: "score", onchange: (e) => state.set({ score: e.target.value }) },
-      [...groups].map(([name, some]) => el("optgroup", { label: name }, options(some.map((p) => [p.key, several ? sideName(p) : p.title]), state.get("score")))))));
-    const most = Math.max(...Array.from(plane.flat.values).filter((v) => !Number.isNaN(v)).map(Math.abs), 0.01);
-    const line = app.line() ?? 0;
-    parts.push(el("label", {}, "Threshold ", el("input", { type: "range", name: "line", min: 0, max: most, step: most / 100, value: line,
-      oninput: (e) => app.later(() => state.set({ line: Number(e.target.value) ? Number(e.target.value).toPrecision(3) : "" })) }),
-    el("output", {}, line ? number(line) : "off"),
-    plane.threshold ? el("button", { onclick: () => state.set({ line: plane.threshold }) }, `usual: ${plane.threshold}`) : ""));
-    parts.push(el("label", {}, "Find ", el("input", { type: "search", name: "find", value: state.get("find"), placeholder: "L17 or a role", size: 10,
-      oninput: (e) => app.later(() => state.set({ find: e.target.value })) })));
-    const sets = model.runs.flatMap((r) => r.sets.map((s) => s.name));
-    if (sets.length) {
-      parts.push(el("label", { title: sets.join("; ") }, el("input", { type: "checkbox", name: "sets", checked: state.get("sets") === "1",
-        onchange: (e) => state.set({ sets: e.target.checked ? "1" : "0" }) }), " mark sets"));
-    }
-  }
-  const trials = data.trialsOf(model);
-  if (trials.length) {
-    parts.push(el("label", {}, "Trial ", el("select", { name: "trial", onchange: (e) => state.set({ trial: e.target.value, row: "", zoom: "" }) },
-      options(trials.map((t) => [app.trialKey(t), t.trial]), state.get("trial")))));
-  }
-  return parts;
-}
-
-App.prototype.later = function later(work) {
-  clearTimeout(this.timer);
-  this.timer = setTimeout(work, 120);
-};
-
-const ready = { after: null }; // milliseconds from the opening of the page, for measuring
-
-async function mount(root, payload, { source = null, hash = "", remember = () => {} } = {}) {
-  root.classList.add("explorer");
-  const block = await unpack(payload.block); // goes on while the page is still being read
-  if (document.readyState === "loading") await new Promise((go) => addEventListener("DOMContentLoaded", go));
-  const app = new App(root, new Data(payload, block), { source, hash, remember });
-  app.draw();
-  remember(app.state.hash());
-  root.dataset.ready = "yes";
-  ready.after = performance.now();
-  return app;
-}
-
-// In the place of a page that cannot be shown: what is wrong, and what to do.
-function fatal(root, error) {
-  root.classList.add("explorer");
-  root.replaceChildren(el("div", { class: "fatal" }, el("h1", {}, "This page cannot be shown"), el("p", {}, error.message)));
-  root.dataset.ready = "no";
-}
-
-// For a page of its own: what is chosen stands in the address, and follows it.
-async function page(read, source) {
-  const root = document.getElementById("explorer");
-  try {
-    if (typeof DecompressionStream === "undefined") throw new Error("This browser is too old: it needs DecompressionStream (2023 or newer).");
-    const payload = await read();
-    const app = await mount(root, payload, {
-      source: payload.live ? source : null, hash: location.hash, remember: (hash) => history.replaceState(null, "", `#${hash}`),
-    });
-    addEventListener("hashchange", () => {
-      app.state.read(location.hash);
-      app.settle();
-      app.draw();
-    });
-  } catch (error) {
-    fatal(root, error);
-    throw error;
   }
 }

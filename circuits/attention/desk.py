@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from circuits.ablations import ABLATIONS, Ablation, ablation, scope
+from circuits.ablations import ABLATIONS, Ablation, ablation, edits_of, scope
 from circuits.attention.capture import capture_rows
 from circuits.attention.record import TrialRows
 from circuits.attention.window import edges, pooled, trial_tokens
 from circuits.controls import layer_matched
 from circuits.given import with_options
-from circuits.interventions import edits_of, generated_texts, run_everywhere
+from circuits.interventions import generated_texts, run_everywhere, run_sets
 from circuits.plan import ScanPlan, ScanSettings, make_plan
 from circuits.station import Station
 from interp.errors import PromptError, ResultError, UnknownNameError
@@ -148,10 +148,8 @@ class TrialDesk:
             )[0]
             said, looked = ["", ""], np.empty((0, 0, 0))
         else:
-            station = self._reference()
-            ready = station.ready(scene, case, chosen, scope=limits)
-            found = station.run(scene, case, list(sets), how=chosen, scope=limits)
-            prefix, rebased, m = ready
+            prefix, rebased, m = self._reference().ready(scene, case, chosen, scope=limits)
+            found = run_sets(self.model, prefix, rebased, sets, how=chosen, m=m)
             said = generated_texts(self.model, prefix, rebased, sets[:2], how=chosen, m=m)
             looked = self._looked(prefix, rebased, edits_of(sets[:2], chosen, m))
         scores = found[:, 0]

@@ -9,6 +9,7 @@ from circuits.attention.capture import capture_rows
 from circuits.attention.record import AttentionRecord, PooledMaps, TrialRows
 from circuits.attention.window import pooled_maps
 from circuits.shelf import Part, Shelf
+from circuits.uncertainty import top
 from interp.sites import Head
 from interp.trace import Prefix
 from probes.grid import Trial
@@ -82,6 +83,4 @@ def best_heads(finished: Sequence[Part], n: int = N_MAPS) -> tuple[Head, ...]:
     name = "copy" if passed.any() else "mass"
     values = np.concatenate([part.values[name] for part in finished])
     mean = values[passed if passed.any() else slice(None)].mean(0)
-    order = np.argsort(-np.nan_to_num(mean, nan=-1), axis=None, kind="stable")[:n]
-    heads = (Head(*divmod(int(i), mean.shape[1])) for i in order)
-    return tuple(h for h in heads if not np.isnan(mean[h.layer, h.head]))
+    return tuple(Head(*divmod(int(i), mean.shape[1])) for i in top(mean.reshape(-1), n))

@@ -103,7 +103,7 @@ def _run(run: OpenRun, key: str, packer: Packer, budget: int) -> tuple[dict[str,
 
 
 def _plane(plane: Plane, packer: Packer) -> dict[str, Any]:
-    words = ("name", "title", "group", "about", "centred", "threshold", "unit")
+    words = ("name", "title", "group", "about", "centred", "threshold")
     plain = {n: getattr(plane, n) for n in words}
     arrays = {n: packer.add(getattr(plane, n)) for n in ("values", "low", "high", "q")}
     return plain | arrays

@@ -39,7 +39,6 @@ class Plane:
     q: Float[np.ndarray, "layer head"] | None = None
     centred: bool = False
     threshold: float | None = None
-    unit: str = ""
 
 
 def planes_of(kind: str, result: Any) -> list[Plane]:

@@ -61,7 +61,7 @@ function headMap(body, app, changed) {
     type: "heatmap", z: grid2(flat, layers, heads), ...scale(plane), xgap: 1, ygap: 1,
     customdata: Array.from({ length: layers }, (_, l) => words.slice(l * heads, (l + 1) * heads)),
     hovertemplate: "%{customdata}<extra></extra>", hoverongaps: false,
-    colorbar: { thickness: 12, len: 0.9, title: { text: plain(plane.unit), side: "right" } },
+    colorbar: { thickness: 12, len: 0.9 },
   }];
   if (line !== null && Array.from(flat).some(faint)) {
     traces.push({

@@ -42,7 +42,7 @@ function adoptPlanes(app, trial, found) {
   const names = ["plain", "ablated"], about = `Attention on the needle in ${trial.trial}, mean over the answer's rows; `;
   found.looked.forEach((flat, i) => {
     const key = `${trial.run.id}.whatif-${names[i]}`, how = i ? `${app.ticks().join(", ")} ablated (${app.state.get("ablation")})` : "nothing ablated";
-    app.data.planes[key] = { key, name: `whatif-${names[i]}`, title: `on the needle: ${how}`, group: "what if", about: about + how, unit: "",
+    app.data.planes[key] = { key, name: `whatif-${names[i]}`, title: `on the needle: ${how}`, group: "what if", about: about + how,
       centred: false, threshold: null, run: trial.run, flat: { values: Float32Array.from(flat, (v) => (v === null ? NaN : v)), low: null, high: null, q: null } };
   });
   app.compared = found.looked.length ? names.map((n) => `${trial.run.id}.whatif-${n}`) : null;

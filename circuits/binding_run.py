@@ -6,10 +6,9 @@ predicts the answers (arXiv 2510.06182). Measured first, concluded from the reco
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -22,10 +21,19 @@ from circuits.binding_heads import find_heads
 from circuits.binding_layer import LayerChoice, choose_layer
 from circuits.binding_plan import BindSettings, Study, plan_studies
 from circuits.binding_result import BindingResult, StudyResult
-from circuits.binding_study import CONTROL, MAIN, SWEEP, joined, measure_stage, n_parts, safe
+from circuits.binding_study import (
+    CONTROL,
+    MAIN,
+    SWEEP,
+    joined,
+    n_parts,
+    records_of,
+    safe,
+    stage_jobs,
+)
 from circuits.competence import Ready, make_ready, preflight
 from circuits.given import with_options
-from circuits.shelf import Shelf, model_label
+from circuits.shelf import Job, Part, Parts, Shelf, model_label, open_shelf
 from interp.errors import PromptError
 from interp.store import provenance
 
@@ -39,7 +47,7 @@ def binding(
     model: "HFModel",
     settings: BindSettings | None = None,
     *,
-    parts: str | Path | None = None,
+    parts: Parts = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> BindingResult:
@@ -59,10 +67,11 @@ def binding(
     studies = plan_studies(model.tokenizer, settings)
     if settings.layer > model.spec.n_layers:
         raise PromptError(f"layer {settings.layer}: the model has 0-{model.spec.n_layers}")
-    shelf = Shelf(parts, asdict(settings) | model_label(model))
+    shelf = open_shelf(parts, asdict(settings) | model_label(model))
     start = time.perf_counter()
     counter = _Counter(len(studies) * (1 + n_parts(settings)), progress)
     found = {s.key: _study(model, s, settings, shelf, counter) for s in studies}
+    shelf.finish()
     made = provenance(model, seconds=time.perf_counter() - start)
     many = list(found.values())
     return BindingResult(
@@ -92,21 +101,22 @@ def _study(
     able = competence(asked, settings.floor, seed=settings.seed)
     records, choice = [], LayerChoice(None, None, "not looked for: the preflight was not passed")
     if able["passed"]:
-
-        def stage(name: str, layers: Sequence[int]) -> list:
-            return list(measure_stage(
-                model, ready, settings, name, layers=layers, shelf=shelf, tick=counter.tick
-            ))  # fmt: skip
-
         last = model.spec.n_layers
+
+        def run(layers_of: Mapping[str, Sequence[int]]) -> list:
+            jobs = [
+                job for stage, layers in layers_of.items()
+                for job in stage_jobs(model, ready, settings, stage, layers=layers)
+            ]  # fmt: skip
+            return records_of(shelf.parts(jobs, lambda _: counter.tick()).values())
+
         if settings.layer >= 0:
             choice = LayerChoice(settings.layer, None, "given")
         else:
-            records += stage(SWEEP, range(last + 1))
+            records += run({SWEEP: range(last + 1)})
             choice = choose_layer(joined(records))
-        if choice.layer is not None:
-            records += stage(MAIN, [choice.layer])
-            records += stage(CONTROL, [choice.layer, min(choice.layer + 1, last)])
+        if (found := choice.layer) is not None:
+            records += run({MAIN: [found], CONTROL: [found, min(found + 1, last)]})
     counter.tick(before + 1 + n_parts(settings) - counter.done)
     whole = joined(records)
     conclusion = conclude(whole, choice, settings, n=study.n, able=able)
@@ -133,23 +143,24 @@ def _further(
 ) -> dict[str, Any]:  # fmt: skip
     """Heads and older measurements, where they are asked for; each is kept when it is done."""
 
-    def kept(name: str, measure: Callable[..., dict[str, Any]], **options: Any) -> dict[str, Any]:
+    wanted: dict[str, Callable[..., dict[str, Any]]] = {}
+    if settings.heads:
+        wanted["heads"] = find_heads
+    if settings.classics:
+        wanted |= {name: partial(run_classics, names=(name,)) for name in CLASSICS}
+    key = f"{safe(ready.study.key)}-"
+
+    def make(name: str) -> Part:
         counter.study = f"{ready.study.key}: {name}"
         counter.tick(0)
-        run = partial(_rows, measure, model, ready, layer, seed=settings.seed, **options)
-        return shelf.kept_rows(f"{safe(ready.study.key)}-{name}", run)[0]
+        return Part({}, [wanted[name](model, ready, layer, seed=settings.seed)])
 
-    out: dict[str, Any] = {}
-    if settings.heads:
-        out["heads"] = kept("heads", find_heads)
+    parts = shelf.parts([Job(key + name, partial(make, name)) for name in wanted])
+    found = {name: parts[key + name].rows[0] for name in wanted}
+    out: dict[str, Any] = {"heads": found.pop("heads")} if settings.heads else {}
     if settings.classics:
-        found = [kept(name, run_classics, names=(name,)) for name in CLASSICS]
-        out["classics"] = {k: v for part in found for k, v in part.items()}
+        out["classics"] = {k: v for part in found.values() for k, v in part.items()}
     return out
-
-
-def _rows(measure: Callable[..., dict[str, Any]], *args: Any, **options: Any) -> list[dict]:
-    return [measure(*args, **options)]
 
 
 def _about(ready: Ready, settings: BindSettings) -> dict[str, Any]:

@@ -4,8 +4,9 @@ Whatever is concluded (`circuits.binding_analysis`) is computed from these recor
 saved run can be judged again without the model.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pandas as pd
 
 from circuits.binding_labels import ABSENT, label
 from circuits.binding_plan import BindSettings
-from circuits.shelf import Part, Shelf
+from circuits.shelf import Job, Part
 
 if TYPE_CHECKING:
     from circuits.competence import Ready
@@ -63,37 +64,39 @@ class Records:
         return len(self.rows)
 
 
-def measure_stage(
+def stage_jobs(
     model: "HFModel",
     ready: "Ready",
     settings: BindSettings,
     stage: str,
     *,
     layers: Sequence[int],
-    shelf: Shelf,
-    tick: Callable[[], None],
-) -> Iterator[Records]:
-    """Records of each entity set of a stage; finished sets are taken from the shelf."""
-    from circuits.interchange import run_set  # viewing a saved run needs no torch
-
+) -> list[Job]:
+    """A job for each entity set of a stage; see `records_of`."""
     designs, n_sets, repeats, n_recipients = _programme(settings, stage)
-    for k in range(n_sets if designs else 0):
-        name = f"{safe(ready.study.key)}-{stage}-{k}"
 
-        def make(k: int = k) -> Part:
-            entity_set = ready.sampler(collisions=settings.collisions).draw(
-                OFFSET[stage] + k, designs, seed=settings.seed, repeats=repeats
-            )
-            run = run_set(
-                model, ready.writer, ready.answers, entity_set, layers=layers,
-                n_recipients=n_recipients, collisions=settings.collisions, seed=settings.seed,
-            )  # fmt: skip
-            return _part(run, stage)
+    def make(k: int) -> Part:
+        from circuits.interchange import run_set  # viewing a saved run needs no torch
 
-        part = shelf.kept(name, make)
-        tick()
-        rows = pd.DataFrame(part.rows, columns=COLUMNS)
-        yield Records(rows, *(part.values[name] for name in ARRAYS))
+        entity_set = ready.sampler(collisions=settings.collisions).draw(
+            OFFSET[stage] + k, designs, seed=settings.seed, repeats=repeats
+        )
+        run = run_set(
+            model, ready.writer, ready.answers, entity_set, layers=layers,
+            n_recipients=n_recipients, collisions=settings.collisions, seed=settings.seed,
+        )  # fmt: skip
+        return _part(run, stage)
+
+    name = f"{safe(ready.study.key)}-{stage}"
+    return [Job(f"{name}-{k}", partial(make, k)) for k in range(n_sets if designs else 0)]
+
+
+def records_of(parts: Iterable[Part]) -> list[Records]:
+    """Records of each entity set."""
+    return [
+        Records(pd.DataFrame(part.rows, columns=COLUMNS), *(part.values[name] for name in ARRAYS))
+        for part in parts
+    ]
 
 
 def n_parts(settings: BindSettings) -> int:

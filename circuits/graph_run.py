@@ -39,7 +39,7 @@ from circuits.graph_stations import (
     train_stations,
 )
 from circuits.graph_tables import class_table, tables
-from circuits.shelf import Shelf, model_label
+from circuits.shelf import Job, Part, Parts, Shelf, model_label, open_shelf
 from interp.sites import Site
 from interp.store import provenance
 from probes.activations import batches, shuffled_weights, site_activations
@@ -64,7 +64,7 @@ def function_tokens(
     corpus: Source,
     settings: GraphSettings | None = None,
     *,
-    parts: str | Path | None = None,
+    parts: Parts = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> FeatureGraph:
@@ -95,8 +95,8 @@ def function_tokens(
     if given is None:
         station_sites(model, settings)
     holder = _Scratch() if parts is None else None
-    folder = Path(parts or holder.folder)  # type: ignore[union-attr]
-    shelf = Shelf(folder, asdict(settings) | model_label(model) | {"text": text.digest})
+    folder = holder.folder if holder else parts
+    shelf = open_shelf(folder, asdict(settings) | model_label(model) | {"text": text.digest})
     classes = class_table(model.tokenizer, text.counts, settings)
     found = _measure(model, corpus, text, settings, classes, shelf, "graph", report, given)
     if settings.control == "shuffled":
@@ -130,14 +130,13 @@ def _measure(
         else given
     )
     judged = _judged(model, corpus, text, settings, stations, shelf, name)
-    _count(model, corpus, text, settings, stations, shelf, name, report)
+    counted = _count(model, corpus, text, settings, stations, shelf, name, report)
     assert shelf.folder is not None
     results = []
     for done, s in enumerate(stations):
         report(done, len(stations), "tables")
         blocks, shuffled = (
-            [read_counts(shelf.folder / _block(name, s, b, kind)) for b in range(text.n_blocks)]
-            for kind in KINDS
+            [read_counts(block / s.key / kind) for block in counted] for kind in KINDS
         )
         whole = merge_counts(blocks, shelf.folder / f"{name}-{s.key}-counts")
         results.append(
@@ -157,32 +156,59 @@ def _measure(
 def _count(
     model: "HFModel", corpus: Source, text: Text, settings: GraphSettings,
     stations: Sequence[Station], shelf: Shelf, name: str, report: Progress,
-) -> None:  # fmt: skip
-    """Run every block that has not been counted yet: one forward, all dictionaries."""
-    assert shelf.folder is not None
-    ready = [
-        all((shelf.folder / _block(name, s, b) / "counts.json").exists() for s in stations)
-        for b in range(text.n_blocks)
-    ]
+) -> list[Path]:  # fmt: skip
+    """Run every block that has not been counted yet: one forward, all dictionaries.
+
+    Gives the folder of each block, with the counts of every dictionary and kind in it.
+    """
+    blocks = _Blocks(model, corpus, text, settings)
     done, total = 0, text.size()
-    for block, found in _by_block(text_windows(model.tokenizer, corpus, settings), text):
-        if ready[block]:
-            done += text.size(block)
-            continue
+
+    def tell(n: int = 0) -> None:
+        report(done + n, total, "positions counted")
+
+    def fill(block: int, folder: Path) -> None:
         counters = {
             (s.key, kind): Counter(model.spec.d_vocab, s.dictionary.d_dict)
             for s in stations
             for kind in KINDS
         }
-        for group in batches(found):
-            done += _read(model, group, stations, counters, settings)
-            report(done, total, "positions counted")
-        # the shuffled counts go first: a block is done when its own counts are there
-        for s in stations:
-            for kind in reversed(KINDS):
-                write_counts(
-                    counters[s.key, kind].counts(), shelf.folder / _block(name, s, block, kind)
-                )
+        n = 0
+        for group in batches(blocks.windows(block)):
+            n += _read(model, group, stations, counters, settings)
+            tell(n)
+        for (key, kind), counter in counters.items():
+            write_counts(counter.counts(), folder / key / kind)
+
+    sizes = {f"{name}-block-{b:03}": text.size(b) for b in range(text.n_blocks)}
+
+    def tick(job: Job) -> None:
+        nonlocal done
+        done += sizes[job.name]
+        tell()
+
+    jobs = [Job(block, partial(fill, b)) for b, block in enumerate(sizes)]
+    return list(shelf.folders(jobs, tick).values())
+
+
+class _Blocks:
+    """Windows of the text block by block; going forward, no text is cut into windows twice."""
+
+    def __init__(
+        self, model: "HFModel", corpus: Source, text: Text, settings: GraphSettings
+    ) -> None:
+        self.text = text
+        self.cut = partial(text_windows, model.tokenizer, corpus, settings)
+        self._next = text.n_blocks
+        self._found: Iterator[tuple[int, Iterator[Window]]] = iter(())
+
+    def windows(self, block: int) -> Iterator[Window]:
+        """The windows of a block, in order."""
+        if block < self._next:
+            wanted = (w for w in self.cut() if self.text.roles[w.document] >= 0)
+            self._found = groupby(wanted, lambda w: int(self.text.roles[w.document]))
+        self._next = block + 1
+        return next(windows for found, windows in self._found if found == block)
 
 
 def _read(
@@ -218,12 +244,6 @@ def _read(
     return int(ends[-1])
 
 
-def _by_block(found: Iterator[Window], text: Text) -> Iterator[tuple[int, Iterator[Window]]]:
-    """Windows of each block; blocks are stretches of the text, in order."""
-    wanted = (w for w in found if text.roles[w.document] >= 0)
-    yield from groupby(wanted, lambda w: int(text.roles[w.document]))
-
-
 def _judged(
     model: "HFModel", corpus: Source, text: Text, settings: GraphSettings,
     stations: Sequence[Station], shelf: Shelf, name: str,
@@ -238,7 +258,7 @@ def _judged(
         sites = list(dict.fromkeys(site for site in both if site is not None))
         return windows, site_activations(model, windows, sites, skip_first=skip)
 
-    def measure(station: Station) -> list[dict[str, Any]]:
+    def measure(station: Station) -> Part:
         windows, found = read()
         dictionary = station.dictionary
         target = None
@@ -247,11 +267,11 @@ def _judged(
         own = quality(dictionary, found[station.site].to(model.device), target)
         ce = ce_recovered(model, dictionary, windows[:SPLICED_WINDOWS], skip_first=skip)
         about = {f"ce_{k}": v for k, v in asdict(ce).items()} | {"ce_recovered": ce.recovered}
-        return [asdict(own) | about]
+        return Part({}, [asdict(own) | about])
 
-    return {
-        s.key: shelf.kept_rows(f"{name}-{s.key}-quality", partial(measure, s))[0] for s in stations
-    }
+    jobs = {s.key: Job(f"{name}-{s.key}-quality", partial(measure, s)) for s in stations}
+    made = shelf.parts(list(jobs.values()))
+    return {key: made[job.name].rows[0] for key, job in jobs.items()}
 
 
 def _first_windows(
@@ -287,7 +307,3 @@ def _beside(model: "HFModel") -> Iterator["HFModel"]:
     finally:
         if model.device.type == "cuda":
             model.hf.to("cpu")
-
-
-def _block(name: str, station: Station, block: int, kind: str = "block") -> str:
-    return f"{name}-{station.key}-{kind}-{block:03}"

@@ -7,13 +7,14 @@ written in the SAELens layout, and can be used again as any other.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from circuits.graph_plan import TRAINING, GraphSettings, Text, text_windows
-from circuits.shelf import Part, Shelf
+from circuits.shelf import Job, Part, Shelf
 from interp.errors import PromptError, ResultError
 from interp.sites import Site
 from probes.activations import batches, site_activations, sites_at
@@ -94,22 +95,26 @@ def train_stations(
     jobs = [(site, out, seed) for site, out in station_sites(model, settings)
             for seed in range(settings.seeds)]  # fmt: skip
     reads = tuple(dict.fromkeys(s for site, out, _ in jobs for s in (site, out) if s is not None))
-    folder = _folder(shelf)
-    made = {job: folder / f"{name}-{_key(job[0], job[2])}" for job in jobs}
-    files = {site: folder / f"{name}-{site}.npy" for site in reads}
-    if not all((where / "cfg.json").exists() for where in made.values()):
+    files = {site: _folder(shelf) / f"{name}-{site}.npy" for site in reads}
+
+    def fill(job: tuple[Site, Site | None, int], folder: Path) -> None:
+        site, out, seed = job
         _store(model, source, text, settings, files, shelf, name, progress)
+        key = f"{name}-{_key(site, seed)}"
+        trained = train_dictionary(
+            np.load(files[site], mmap_mode="r"), _settings(settings, seed), site=site,
+            out_site=out, targets=None if out is None else np.load(files[out], mmap_mode="r"),
+            name=key, parts=_folder(shelf) / f"{key}-training",
+            device=model.device, progress=progress,
+        )  # fmt: skip
+        write_dictionary(trained, folder)
+
+    made = shelf.folders(
+        [Job(f"{name}-{_key(site, seed)}", partial(fill, (site, out, seed)), "training")
+         for site, out, seed in jobs]
+    )  # fmt: skip
     stations = []
-    for (site, out, seed), where in made.items():
-        if not (where / "cfg.json").exists():
-            own = _settings(settings, seed)
-            trained = train_dictionary(
-                np.load(files[site], mmap_mode="r"), own, site=site, out_site=out,
-                targets=None if out is None else np.load(files[out], mmap_mode="r"),
-                name=where.name, parts=where.with_name(f"{where.name}-training"),
-                device=model.device, progress=progress,
-            )  # fmt: skip
-            write_dictionary(trained, where)
+    for (site, _, seed), where in zip(jobs, made.values(), strict=True):
         dictionary = read_dictionary(str(where))
         stations.append(Station(_key(site, seed), site.layer, dictionary.to(model.device)))
     return stations
@@ -154,6 +159,8 @@ def _store(
     total = text.size(TRAINING)
     state = shelf.read(f"{name}-stored")
     done = 0 if state is None else int(state.rows[0]["positions"])
+    if done == total:
+        return
     position = 0
     for group in batches(w for w in text_windows(model.tokenizer, source, settings)
                          if text.roles[w.document] == TRAINING):  # fmt: skip

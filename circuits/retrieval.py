@@ -8,8 +8,8 @@ over trials in which nothing could be scored. `circuits.wu2024` is the protocol 
 """
 
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,13 +20,14 @@ from circuits.measure import Outcome, measure
 from circuits.plan import ScanPlan, ScanSettings, make_plan
 from circuits.roles import role_scores
 from circuits.scan_result import ScanResult
-from circuits.shelf import Part, Shelf, model_label
+from circuits.shelf import Job, Part, Parts, model_label, open_shelf
 from circuits.uncertainty import bootstrap, settled
 from interp.store import provenance
 from interp.trace import Prefix
 
 if TYPE_CHECKING:
     from interp.backends.hf import HFModel
+    from probes.grid import Trial
 
 Progress = Callable[[int, int, str], None]
 BATCH = 12
@@ -37,7 +38,7 @@ def scan(
     model: "HFModel",
     settings: ScanSettings | None = None,
     *,
-    parts: str | Path | None = None,
+    parts: Parts = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> ScanResult:
@@ -57,45 +58,104 @@ def scan(
     settings = settings or ScanSettings(**options)
     plan = make_plan(model, settings)
     label = {"settings": settings.as_dict() | {"lengths": list(plan.lengths)}}
-    shelf = Shelf(parts, label | model_label(model))
-    report = progress or (lambda *_: None)
-    total, n_done = plan.n_trials, 0
+    shelf = open_shelf(parts, label | model_label(model))
+    work = _Work(model, plan, progress)
+    keeper = AttentionKeeper(model, plan, work.prefix)
     finished: list[Part] = []
     seen_stacks: set[int] = set()
-    keeper = AttentionKeeper(model, plan, shelf)
-    for i, (context, trials) in enumerate(zip(plan.contexts, plan.trials, strict=True)):
-        if context.index not in seen_stacks and _enough(finished, seen_stacks, settings):
+    enough = False
+    for wave in _waves(plan, shelf.width):
+        if enough := _enough(plan, wave[0], finished, seen_stacks):
             break
-        seen_stacks.add(context.index)
-        prefix: Prefix | None = None
+        made = shelf.parts([job for i in wave for job in work.jobs(i)], work.tick)
+        for i in wave:
+            # of several contexts run at a time, those behind the stop do not count
+            if enough := _enough(plan, i, finished, seen_stacks):
+                break
+            seen_stacks.add(plan.contexts[i].index)
+            finished += [made[job.name] for job in work.jobs(i)]
+            keeper.pass_by(i, len(finished))
+        if rows := keeper.jobs(finished):
+            work.tell("keeping attention")
+            keeper.keep(shelf.parts(rows))
+        if enough:
+            break
+    shelf.finish()
+    seconds = time.monotonic() - started
+    return _result(model, plan, finished, keeper.record(), seconds, enough)
+
+
+class _Work:
+    """Trials of a plan as jobs, and the context at hand: only one is kept."""
+
+    def __init__(self, model: "HFModel", plan: ScanPlan, progress: Progress | None) -> None:
+        self.model, self.plan = model, plan
+        self.report = progress or (lambda *_: None)
+        self.n_done = 0
+        self.sizes: dict[str, int] = {}
+        self._held: tuple[int, Prefix] | None = None
+
+    def jobs(self, place: int) -> list[Job]:
+        """Batches of trials of one context."""
+        trials = self.plan.trials[place]
+        found = []
         for start in range(0, len(trials), BATCH):
             batch = trials[start : start + BATCH]
-            name = f"c{i:03d}-b{start // BATCH:02d}"
-            done = shelf.read(name)
-            if done is None:
-                if prefix is None:
-                    report(n_done, total, f"reading context {i + 1}")
-                    prefix = model.prefill(context.tokens)
-                report(n_done, total, f"asking in context {i + 1}")
-                outcomes = measure(
-                    model, prefix, context, batch, plan.fmt,
-                    generate=settings.generate, seed=settings.seed,
-                )  # fmt: skip
-                done = Part(_stacked(outcomes), [_row(o, context) for o in outcomes])
-                shelf.write(name, done)
-            finished.append(done)
-            n_done += len(batch)
-            report(n_done, total, "")
-        if i in keeper.waiting:
-            report(n_done, total, "keeping attention")
-            keeper.keep(i, prefix, finished)
-    seconds = time.monotonic() - started
-    return _result(model, plan, finished, keeper.record(), seconds, n_done < total)
+            name = f"c{place:03d}-b{start // BATCH:02d}"
+            self.sizes[name] = len(batch)
+            found.append(Job(name, partial(self._ask, place, batch), f"c{place:03d}"))
+        return found
+
+    def prefix(self, place: int) -> Prefix:
+        """A context, read; once while it is at hand."""
+        if self._held is None or self._held[0] != place:
+            self._held = None  # its memory is free before the next one is read
+            self.tell(f"reading context {place + 1}")
+            self._held = place, self.model.prefill(self.plan.contexts[place].tokens)
+        return self._held[1]
+
+    def tick(self, job: Job) -> None:
+        """A batch is done."""
+        self.n_done += self.sizes[job.name]
+        self.tell("")
+
+    def tell(self, what: str) -> None:
+        """Report what is running."""
+        self.report(self.n_done, self.plan.n_trials, what)
+
+    def _ask(self, place: int, batch: Sequence["Trial"]) -> Part:
+        settings, context = self.plan.settings, self.plan.contexts[place]
+        prefix = self.prefix(place)
+        self.tell(f"asking in context {place + 1}")
+        outcomes = measure(
+            self.model, prefix, context, batch, self.plan.fmt,
+            generate=settings.generate, seed=settings.seed,
+        )  # fmt: skip
+        return Part(_stacked(outcomes), [_row(o, context) for o in outcomes])
 
 
-def _enough(finished: list[Part], stacks: set[int], settings: ScanSettings) -> bool:
-    """Whether the top set is settled already, judged on whole haystacks only."""
+def _waves(plan: ScanPlan, width: int) -> Iterator[Sequence[int]]:
+    """Contexts that are run together: one, or as many as there are workers.
+
+    More than the first few may turn out not to be needed; without early stopping all are.
+    """
+    n = len(plan.contexts)
+    if width == 1:
+        yield from ([i] for i in range(n))
+        return
+    least = sum(c.index < plan.settings.min_haystacks for c in plan.contexts)
+    first = max(width, least) if plan.settings.stop_early else n
+    yield range(min(first, n))
+    for start in range(first, n, width):
+        yield range(start, min(start + width, n))
+
+
+def _enough(plan: ScanPlan, place: int, finished: list[Part], stacks: set[int]) -> bool:
+    """Whether the top set is settled before a context, judged on whole haystacks only."""
+    settings = plan.settings
     if not settings.stop_early or len(stacks) < settings.min_haystacks:
+        return False
+    if plan.contexts[place].index in stacks:
         return False
     rows = [r for d in finished for r in d.rows]
     keep = np.array([r["passed"] for r in rows])

@@ -8,7 +8,7 @@ What the heads are chosen on and what they are tested on are disjoint (`circuits
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from circuits import interventions as run
 from circuits.ablations import ABLATIONS, Ablation, edits_of, scope
 from circuits.direct import can_freeze, direct_effects
-from circuits.shelf import Part, Shelf, model_label
+from circuits.shelf import Job, Part, Parts, Shelf, model_label, open_shelf
 from circuits.specificity import probes, run_probes
 from circuits.station import Station
 from circuits.validation_plan import (
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, str], None]
+Pair = tuple[Scene, Case]
+Work = Callable[[Scene, Case], Part]
+ALONE = "alone"
 
 
 def validate(
@@ -48,7 +51,7 @@ def validate(
     heads: Any,
     settings: ValidateSettings | None = None,
     *,
-    parts: Any = None,
+    parts: Parts = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> ValidationResult:
@@ -73,7 +76,7 @@ def validate(
         "prompts": plan.prompts.as_dict(),
         "heads": [str(h) for h in plan.candidates.ranking],
     }
-    bench = _Bench(model, plan, Shelf(parts, label | model_label(model)), progress)
+    bench = _Bench(model, plan, open_shelf(parts, label | model_label(model)), progress)
     return bench.result(started)
 
 
@@ -101,7 +104,8 @@ class _Bench:
     def result(self, started: float) -> ValidationResult:
         """Run all parts and join them."""
         cases = [(scene, case) for scene in self.plan.scenes for case in scene.cases]
-        base = self._baselines(cases)
+        asked = [self._job("base", s, c, self._baseline) for s, c in cases]
+        base = list(self.shelf.parts(asked, self._tick).values())
         kept = [pair for pair, part in zip(cases, base, strict=True) if part.rows[0]["kept"]]
         if len({case.trial.needle for _, case in kept}) < 2:
             raise ResultError(
@@ -110,15 +114,18 @@ class _Bench:
                 "that answers such questions"
             )
         self._check(kept[0][1], kept[0][0])
-        values = [self._ablated(name, cases, base) for name in self.settings.ablations]
-        values.append(self._denoised(cases, base))
-        alone = self._alone(cases, base)
-        direct = self._direct(kept)
-        specificity = self._specificity()
-        return self._joined(started, base, values, alone, direct, specificity)
-
-    def _baselines(self, cases: list[tuple[Scene, Case]]) -> list[Part]:
-        return [self._part("base", s, c, partial(self._baseline, s, c)) for s, c in cases]
+        jobs = {n: self._ablated(n, kept) for n in (*self.settings.ablations, DENOISE)}
+        jobs |= {
+            ALONE: self._alone(kept), "direct": self._direct(kept),
+            "specificity": self._specificity(),
+        }  # fmt: skip
+        self.total = self.done + sum(map(len, jobs.values()))
+        # scene by scene: its prefixes are read once for all that is asked behind them
+        in_order = sorted((j for many in jobs.values() for j in many), key=lambda j: j.group)
+        made = self.shelf.parts(in_order, self._tick)
+        self.shelf.finish()
+        found = {name: [made[job.name] for job in many] for name, many in jobs.items()}
+        return self._joined(started, cases, base, found)
 
     def _baseline(self, scene: Scene, case: Case) -> Part:
         none: list[list[Head]] = [[]]
@@ -153,25 +160,34 @@ class _Bench:
                 raise SiteError(f"{name} ablation is not exact on this model: {found.detail}")
             log.info("%s ablation: %s", name, found.detail)
 
-    def _ablated(self, name: str, cases: list, base: list[Part]) -> np.ndarray:
-        """`[set, case, metric]` of one ablation."""
-        how, sets = ABLATIONS[name], self.sets_of(name)
-        if self.settings.scope == "everywhere":
-            return self._everywhere(how, sets)
-        return self._each(name, cases, base, sets, lambda s, c: self._all_sets(s, c, sets, how))
+    # -- jobs -------------------------------------------------------------------------------
 
-    def _denoised(self, cases: list, base: list[Part]) -> np.ndarray:
-        how, sets = ABLATIONS["resample"], self.sets_of(DENOISE)
-        return self._each(
-            DENOISE, cases, base, sets, lambda s, c: self._all_sets(s, c, sets, how, on_twin=True)
-        )
+    def _job(self, what: str, scene: Scene, case: Case, work: Work) -> Job:
+        place = f"c{scene.context.index:03d}"
+
+        def make() -> Part:
+            self.report(self.done, self.total, f"{what}: {case.trial.needle}")
+            return work(scene, case)
+
+        return Job(f"{what}-{place}-{case.trial.planted:02d}", make, place)
+
+    def _ablated(self, name: str, kept: Sequence[Pair]) -> list[Job]:
+        """One ablation, or outputs put back into the twin, on every question that counts."""
+        sets = self.sets_of(name)
+        if name == DENOISE:
+            how, on_twin = ABLATIONS["resample"], True
+        else:
+            how, on_twin = ABLATIONS[name], False
+            if self.settings.scope == "everywhere":
+                return [self._everywhere(how, sets, scene) for scene in self.plan.scenes]
+        work = partial(self._all_sets, sets=sets, how=how, on_twin=on_twin)
+        return [self._job(name, scene, case, work) for scene, case in kept]
 
     def _all_sets(
-        self, scene: Scene, case: Case, sets: tuple[NamedSet, ...], how: Ablation,
-        *, on_twin: bool = False,
-    ) -> np.ndarray:  # fmt: skip
+        self, scene: Scene, case: Case, *, sets: tuple[NamedSet, ...], how: Ablation, on_twin: bool
+    ) -> Part:
         if (on_twin or how.needs == "twin") and not case.twin:
-            return np.full((len(sets), len(self.metrics)), np.nan)
+            return Part({"values": np.full((len(sets), len(self.metrics)), np.nan)})
         out = self.station.run(scene, case, [s.heads for s in sets], how=how, on_twin=on_twin)
         if self.settings.generate and not on_twin:
             drawn = [
@@ -181,85 +197,50 @@ class _Bench:
             ]  # fmt: skip
             chosen = [sets[i].heads for i in drawn]
             out[drawn, len(run.FORCED) :] = self.station.generated(scene, case, chosen, how)
-        return out
+        return Part({"values": out})
 
-    def _each(
-        self, job: str, cases: list, base: list[Part], sets: tuple[NamedSet, ...], work: Callable
-    ) -> np.ndarray:
-        """Run a job on every question that counts; NaN on the others."""
-        out = np.full((len(sets), len(cases), len(self.metrics)), np.nan)
-        for i, ((scene, case), start) in enumerate(zip(cases, base, strict=True)):
-            if start.rows[0]["kept"]:
-                made = self._part(job, scene, case, partial(_as_part, work, scene, case))
-                out[:, i] = made.values["values"]
-            else:
-                self._tick()
-        return out
+    def _everywhere(self, how: Ablation, sets: tuple[NamedSet, ...], scene: Scene) -> Job:
+        """All questions of a scene, ablated in the context too: values by number of the case."""
 
-    def _everywhere(self, how: Ablation, sets: tuple[NamedSet, ...]) -> np.ndarray:
-        columns: list[np.ndarray] = []
-        for scene in self.plan.scenes:
-            name = f"{how.name}-c{scene.context.index:03d}"
-            part = self.shelf.read(name)
-            if part is None:
-                found = run.run_everywhere(
-                    self.model, scene, [s.heads for s in sets], how=how,
-                    means=self.station.means(how),
-                    tick=lambda: self.report(self.done, self.total, f"{how.name} everywhere"),
-                )  # fmt: skip
-                part = Part({f"{i:03d}": v for i, v in enumerate(found)})
-                self.shelf.write(name, part)
-            for case, key in zip(scene.cases, sorted(part.values), strict=True):
-                lacking = how.needs == "twin" and not case.twin
-                columns.append(part.values[key] * np.nan if lacking else part.values[key])
-            self.done += len(scene.cases)
-        return np.stack(columns, axis=1)
+        def make() -> Part:
+            found = run.run_everywhere(
+                self.model, scene, [s.heads for s in sets], how=how, means=self.station.means(how),
+                tick=lambda: self.report(self.done, self.total, f"{how.name} everywhere"),
+            )  # fmt: skip
+            return Part({f"{i:03d}": v for i, v in enumerate(found)})
 
-    def _alone(self, cases: list, base: list[Part]) -> np.ndarray:
-        """`[layer, head, case, metric]` of every head ablated at the answer rows."""
+        place = f"c{scene.context.index:03d}"
+        return Job(f"{how.name}-{place}", make, place)
+
+    def _alone(self, kept: Sequence[Pair]) -> list[Job]:
+        """Every head ablated at the answer rows, one at a time."""
         if not self.settings.alone:
-            return np.empty((0,))
-        spec, how = self.model.spec, self._first_for_all()
-        sets = tuple(NamedSet("alone", 1, i, (h,)) for i, h in enumerate(spec.heads()))
+            return []
+        how, heads = self._first_for_all(), [[h] for h in self.model.spec.heads()]
 
-        def work(scene: Scene, case: Case) -> np.ndarray:
-            return self.station.run(scene, case, [s.heads for s in sets], how=how, scope="decode")
+        def work(scene: Scene, case: Case) -> Part:
+            return Part({"values": self.station.run(scene, case, heads, how=how, scope="decode")})
 
-        found = self._each("alone", cases, base, sets, work)
-        out = np.full((spec.n_layers, spec.n_heads, *found.shape[1:]), np.nan)
-        for s, value in zip(sets, found, strict=True):
-            out[s.heads[0].layer, s.heads[0].head] = value
-        return out
+        return [self._job(ALONE, scene, case, work) for scene, case in kept]
 
-    def _direct(self, kept: list[tuple[Scene, Case]]) -> list[dict[str, Any]]:
-        heads = self.plan.candidates.ranking[: self.settings.top]
+    def _direct(self, kept: Sequence[Pair]) -> list[Job]:
         if not can_freeze(self.model):
-            self.done += self.plan.n_cases
             return []
-        how = self._first_for_all()
-        rows = []
-        for scene, case in kept:
+        how, heads = self._first_for_all(), self.plan.candidates.ranking[: self.settings.top]
 
-            def work(scene: Scene = scene, case: Case = case) -> Part:
-                prefix, rebased, m = self.station.ready(scene, case, how, scope="decode")
-                found = direct_effects(self.model, prefix, rebased, heads, how=how, m=m)
-                return Part({}, [{k: _plain(v) for k, v in row.items()} for row in found])
+        def work(scene: Scene, case: Case) -> Part:
+            prefix, rebased, m = self.station.ready(scene, case, how, scope="decode")
+            found = direct_effects(self.model, prefix, rebased, heads, how=how, m=m)
+            return Part({}, [{k: _plain(v) for k, v in row.items()} for row in found])
 
-            rows += self._part("direct", scene, case, work).rows
-        self.done += self.plan.n_cases - len(kept)
-        return rows
+        return [self._job("direct", scene, case, work) for scene, case in kept]
 
-    def _specificity(self) -> list[dict[str, Any]]:
-        if not self.settings.specificity:
-            return []
-
-        def make() -> list[dict[str, Any]]:
+    def _specificity(self) -> list[Job]:
+        def make() -> Part:
             self.report(self.done, self.total, "plain text, facts, copies")
-            return self._run_specificity()
+            return Part({}, self._run_specificity())
 
-        rows = self.shelf.kept_rows("specificity", make)
-        self._tick()
-        return rows
+        return [Job("specificity", make, "specificity")] if self.settings.specificity else []
 
     def _run_specificity(self) -> list[dict[str, Any]]:
         how, n = self._first_for_all(), self.settings.n_curve
@@ -290,25 +271,41 @@ class _Bench:
         first = name == self.settings.ablations[0]
         return (*self.plan.main, *(self.plan.curve if first else ()))
 
-    def _part(self, job: str, scene: Scene, case: Case, work: Callable[[], Part]) -> Part:
-        name = f"{job}-c{scene.context.index:03d}-{case.trial.planted:02d}"
-
-        def make() -> Part:
-            self.report(self.done, self.total, f"{job}: {case.trial.needle}")
-            return work()
-
-        part = self.shelf.kept(name, make)
-        self._tick()
-        return part
-
-    def _tick(self) -> None:
+    def _tick(self, _: Job) -> None:
         self.done += 1
         self.report(min(self.done, self.total), self.total, "")
 
+    # -- the result -------------------------------------------------------------------------
+
+    def _values(
+        self, name: str, found: list[Part], cases: Sequence[Pair], base: list[Part]
+    ) -> np.ndarray:
+        """`[set, case, metric]`; NaN for questions that do not count, or lack what is put in."""
+        kept = [i for i, part in enumerate(base) if part.rows[0]["kept"]]
+        if name != DENOISE and self.settings.scope == "everywhere":
+            lacks = [ABLATIONS[name].needs == "twin" and not case.twin for _, case in cases]
+            columns = [part.values[key] for part in found for key in sorted(part.values)]
+            return np.stack([c * np.nan if n else c for c, n in zip(columns, lacks, strict=True)],
+                            axis=1)  # fmt: skip
+        n_sets = len(found[0].values["values"])
+        out = np.full((n_sets, len(cases), len(self.metrics)), np.nan)
+        for i, part in zip(kept, found, strict=True):
+            out[:, i] = part.values["values"]
+        return out
+
+    def _by_head(self, found: list[Part], cases: Sequence[Pair], base: list[Part]) -> np.ndarray:
+        """`[layer, head, case, metric]` of every head alone."""
+        if not found:
+            return np.empty((0,))
+        spec, values = self.model.spec, self._values(ALONE, found, cases, base)
+        out = np.full((spec.n_layers, spec.n_heads, *values.shape[1:]), np.nan)
+        for head, value in zip(spec.heads(), values, strict=True):
+            out[head.layer, head.head] = value
+        return out
+
     def _joined(
-        self, started: float, base: list[Part], values: list[np.ndarray],
-        alone: np.ndarray, direct: list, specificity: list,
-    ) -> ValidationResult:  # fmt: skip
+        self, started: float, cases: Sequence[Pair], base: list[Part], found: dict[str, list[Part]]
+    ) -> ValidationResult:
         import pandas as pd
 
         names = [*self.settings.ablations, DENOISE]
@@ -317,6 +314,7 @@ class _Bench:
              "heads": ",".join(map(str, s.heads))}
             for name in names for s in self.sets_of(name)
         ]  # fmt: skip
+        rows = {n: [r for p in found[n] for r in p.rows] for n in ("direct", "specificity")}
         chosen = self.plan.candidates
         kept = {
             "heads": [str(h) for h in chosen.ranking[: self.settings.top]],
@@ -331,13 +329,13 @@ class _Bench:
             cases=pd.DataFrame([part.rows[0] for part in base]),
             sets=pd.DataFrame(sets),
             metrics=self.metrics,
-            values=np.concatenate(values),
+            values=np.concatenate([self._values(n, found[n], cases, base) for n in names]),
             start=np.stack([part.values["start"] for part in base]),
             twin=np.stack([part.values["twin"] for part in base]),
-            alone=alone,
+            alone=self._by_head(found[ALONE], cases, base),
             scores=np.empty(0) if chosen.scores is None else chosen.scores,
-            direct=pd.DataFrame(direct),
-            specificity=pd.DataFrame(specificity),
+            direct=pd.DataFrame(rows["direct"]),
+            specificity=pd.DataFrame(rows["specificity"]),
             notes=(*self.plan.notes, *self._warnings(base)),
         )
 
@@ -358,10 +356,6 @@ class _Bench:
         if not can_freeze(self.model):
             notes.append("direct effects: not applicable, a layer's feed-forward part is unknown")
         return notes
-
-
-def _as_part(work: Callable, scene: Scene, case: Case) -> Part:
-    return Part({"values": work(scene, case)})
 
 
 def _plain(value: Any) -> float | None:

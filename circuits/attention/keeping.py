@@ -1,6 +1,7 @@
 """While a scan runs: keep the attention of some of its trials, as parts that can be resumed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from circuits.attention.capture import capture_rows
 from circuits.attention.record import AttentionRecord, PooledMaps, TrialRows
 from circuits.attention.window import pooled_maps
-from circuits.shelf import Part, Shelf
+from circuits.shelf import Job, Part
 from circuits.uncertainty import top
 from interp.sites import Head
 from interp.trace import Prefix
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from circuits.plan import ScanPlan
     from interp.backends.hf import HFModel
 
+MAPS = "attention-maps"
 N_MAPS = 16
 """Heads whose whole map is kept, of one trial."""
 
@@ -25,45 +27,58 @@ N_MAPS = 16
 class AttentionKeeper:
     """Rows of chosen trials, read while the scan has their context at hand.
 
-    Attributes:
-        waiting: trials still to be kept, by place of their context in the plan.
+    Args:
+        prefix: gives the context at a place of the plan, read.
     """
 
-    def __init__(self, model: "HFModel", plan: "ScanPlan", shelf: Shelf) -> None:
-        self.model, self.plan, self.shelf = model, plan, shelf
-        self.waiting: dict[int, list[Trial]] = {}
+    def __init__(self, model: "HFModel", plan: "ScanPlan", prefix: Callable[[int], Prefix]) -> None:
+        self.model, self.plan, self.prefix = model, plan, prefix
+        self._trials: dict[int, list[Trial]] = {}
         for place, trial in plan.kept_trials:
-            self.waiting.setdefault(place, []).append(trial)
+            self._trials.setdefault(place, []).append(trial)
+        self._waiting: list[tuple[int, int]] = []
+        self._mapped = False
         self._rows: list[TrialRows] = []
         self._maps: PooledMaps | None = None
 
-    def keep(self, place: int, prefix: Prefix | None, finished: Sequence[Part]) -> None:
-        """Keep the trials of one context; it is read here if it was not (a resumed scan)."""
-        trials, context = self.waiting.pop(place), self.plan.contexts[place]
-        held = [] if prefix is None else [prefix]
+    def pass_by(self, place: int, n_finished: int) -> None:
+        """A context was asked; so many parts of the scan were finished then."""
+        if place in self._trials:
+            self._waiting.append((place, n_finished))
 
-        def read() -> Prefix:
-            if not held:
-                held.append(self.model.prefill(context.tokens))
-            return held[0]
+    def jobs(self, finished: Sequence[Part]) -> list[Job]:
+        """What is to be read in the contexts passed by; once also the maps of the best heads."""
+        found = []
+        for place, n in self._waiting:
+            group = f"c{place:03d}"
+            for trial in self._trials[place]:
+                found.append(
+                    Job(f"attention-{trial.name}", partial(self._read_rows, place, trial), group)
+                )
+            if not self._mapped and place == self._waiting[0][0]:
+                heads = best_heads(finished[:n])
+                found.append(Job(MAPS, partial(self._read_maps, place, heads), group))
+        return found
 
-        for trial in trials:
+    def keep(self, parts: Mapping[str, Part]) -> None:
+        """Take what the jobs have read."""
+        for name, part in parts.items():
+            if name == MAPS:
+                self._maps = PooledMaps.of(part.rows[0], part.values["values"])
+                self._mapped = True
+            else:
+                self._rows.append(TrialRows.of(part.rows[0], part.values))
+        self._waiting = []
 
-            def rows(trial: Trial = trial) -> Part:
-                seed = self.plan.settings.seed
-                made = capture_rows(self.model, read(), context, trial, place=place, seed=seed)
-                return Part(made.arrays(), [made.about()])
+    def _read_rows(self, place: int, trial: Trial) -> Part:
+        context, seed = self.plan.contexts[place], self.plan.settings.seed
+        made = capture_rows(self.model, self.prefix(place), context, trial, place=place, seed=seed)
+        return Part(made.arrays(), [made.about()])
 
-            part = self.shelf.kept(f"attention-{trial.name}", rows)
-            self._rows.append(TrialRows.of(part.rows[0], part.values))
-        if self._maps is None:
-
-            def maps() -> Part:
-                made = pooled_maps(self.model, read(), context, trials[0], best_heads(finished))
-                return Part({"values": made.values}, [made.about()])
-
-            part = self.shelf.kept("attention-maps", maps)
-            self._maps = PooledMaps.of(part.rows[0], part.values["values"])
+    def _read_maps(self, place: int, heads: tuple[Head, ...]) -> Part:
+        context, trial = self.plan.contexts[place], self._trials[place][0]
+        made = pooled_maps(self.model, self.prefix(place), context, trial, heads)
+        return Part({"values": made.values}, [made.about()])
 
     def record(self) -> AttentionRecord | None:
         """What was kept; None where nothing was asked for."""

@@ -6,6 +6,17 @@ from typing import Annotated
 import typer
 
 from apps.console import Lines, show_figures
+from apps.engines import (
+    Address,
+    Engine,
+    Loading,
+    WorkerCpus,
+    WorkerGpus,
+    WorkerMemory,
+    Workers,
+    cluster_of,
+    measured,
+)
 from apps.options import (
     AsJson,
     Device,
@@ -17,10 +28,8 @@ from apps.options import (
     Seed,
     Threads,
     command_line,
-    finished_run,
     interruptible,
     load,
-    machine,
     names,
     numbers,
     run_folder,
@@ -75,12 +84,17 @@ def bind(
     revision: Revision = None,
     device_map: DeviceMap = None,
     threads: Threads = None,
+    engine: Engine = "local",
+    workers: Workers = 2,
+    cpus_per_worker: WorkerCpus = 1,
+    gpus_per_worker: WorkerGpus = 0,
+    worker_memory: WorkerMemory = 0,
+    address: Address = "",
     as_json: AsJson = False,
 ) -> None:
     """How a model retrieves bound entities: by position, by word, by pointer; or why not."""
     from apps.binding_report import finish
     from circuits.binding_plan import CONTROLS, BindSettings, check_settings
-    from circuits.binding_run import binding
     from probes.binding_tasks import task_names
 
     settings = BindSettings(
@@ -93,15 +107,14 @@ def bind(
         bootstrap=bootstrap, seed=seed,
     )  # fmt: skip
     check_settings(settings)
+    cluster = cluster_of(engine, workers, cpus_per_worker, gpus_per_worker, worker_memory, address)
     folder = run_folder(output, f"{Path(model).name}-bind", resume=resume)
     lines = Lines(quiet=as_json)
-    loaded = load(model, device, dtype, revision, device_map, threads)
-    lines.say(f"model: {loaded.source.name} ({loaded.source.detail})")
-    result = finished_run(folder, "circuits.binding_result", "BindingResult", loaded)
-    if result is None:
-        with lines.progress("entity sets") as report:
-            result = binding(loaded, settings, parts=folder / "parts", progress=report)
-        result.settings.update(command=command_line("bind"), machine=machine(loaded))
+    result = measured(
+        "bind", model, settings=settings, folder=folder, lines=lines, cluster=cluster,
+        loading=Loading(device, dtype, revision, device_map, threads), unit="entity sets",
+    )  # fmt: skip
+    result.settings["command"] = command_line("bind")
     finish(result, folder, lines, as_json=as_json)
 
 

@@ -9,6 +9,17 @@ from typing import Annotated, Any
 import typer
 
 from apps.console import Lines, show_figures
+from apps.engines import (
+    Address,
+    Engine,
+    Loading,
+    WorkerCpus,
+    WorkerGpus,
+    WorkerMemory,
+    Workers,
+    cluster_of,
+    measured,
+)
 from apps.options import (
     AsJson,
     Device,
@@ -97,11 +108,16 @@ def validate(
     revision: Revision = None,
     device_map: DeviceMap = None,
     threads: Threads = None,
+    engine: Engine = "local",
+    workers: Workers = 2,
+    cpus_per_worker: WorkerCpus = 1,
+    gpus_per_worker: WorkerGpus = 0,
+    worker_memory: WorkerMemory = 0,
+    address: Address = "",
     as_json: AsJson = False,
 ) -> None:
     """Do these heads do the retrieval? Ablate, put back, compare with matched random sets."""
     from apps.validation_report import finish
-    from circuits.validation import validate as run
     from circuits.validation_plan import ValidateSettings, check_settings, with_preset
 
     wanted: dict[str, Any] = {"ablations": names(ablations)} if ablations else {}
@@ -115,13 +131,14 @@ def validate(
         preset,
     )  # fmt: skip
     check_settings(settings)
+    cluster = cluster_of(engine, workers, cpus_per_worker, gpus_per_worker, worker_memory, address)
     lines, folder = _start(heads, "validate", output, resume, as_json)
-    loaded = _model(heads, model, lines, device, dtype, revision, device_map, threads)
-    result = finished_run(folder, "circuits.validation_result", "ValidationResult", loaded)
-    if result is None:
-        with lines.progress("parts") as report:
-            result = run(loaded, heads, settings, parts=folder / "parts", progress=report)
-        result.settings.update(command=command_line("validate"), machine=machine(loaded))
+    result = measured(
+        "validate", model or _scanned_model(heads), _read_here(heads), settings=settings,
+        folder=folder, lines=lines, cluster=cluster,
+        loading=Loading(device, dtype, revision, device_map, threads),
+    )  # fmt: skip
+    result.settings["command"] = command_line("validate")
     finish(result, folder, lines, as_json=as_json)
 
 
@@ -267,6 +284,13 @@ def _scanned_model(heads: str) -> str:
         raise ResultError("heads without a scan do not name their model; add --model")
     made = ScanResult.load(heads).provenance
     return made.reference or made.model
+
+
+def _read_here(heads: str) -> Any:
+    """A scan, read where its folder is: workers elsewhere are sent it; other lists as they are."""
+    from circuits.scan_result import ScanResult
+
+    return ScanResult.load(heads) if Path(heads).is_dir() else heads
 
 
 def _scanned(heads: str) -> tuple[tuple[str, Any], ...]:

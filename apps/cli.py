@@ -14,6 +14,17 @@ import typer
 
 from apps import binding, calibrate, causal, exploring, graph, losses, reactivation, reporting
 from apps.console import Lines, fail, say
+from apps.engines import (
+    Address,
+    Engine,
+    Loading,
+    WorkerCpus,
+    WorkerGpus,
+    WorkerMemory,
+    Workers,
+    cluster_of,
+    measured,
+)
 from apps.options import (
     AsJson,
     Attention,
@@ -117,6 +128,12 @@ def scan(
     revision: Revision = None,
     device_map: DeviceMap = None,
     threads: Threads = None,
+    engine: Engine = "local",
+    workers: Workers = 2,
+    cpus_per_worker: WorkerCpus = 1,
+    gpus_per_worker: WorkerGpus = 0,
+    worker_memory: WorkerMemory = 0,
+    address: Address = "",
     as_json: AsJson = False,
 ) -> None:
     """Score every head of MODEL, write a run folder and one offline page."""
@@ -124,37 +141,41 @@ def scan(
 
     settings = _settings(lengths, depths, haystacks, haystack, needles, kinds, languages, mode,
                          style, cue_words, top, seed, early, generate, attention)  # fmt: skip
+    cluster = cluster_of(engine, workers, cpus_per_worker, gpus_per_worker, worker_memory, address)
     folder = run_folder(output, Path(model).name.replace(":", "-"), resume=resume)
     lines = Lines(quiet=as_json)
-    loaded = load(model, device, dtype, revision, device_map, threads)
-    lines.say(f"model: {loaded.source.name} ({loaded.source.detail})")
-    result = _scan(loaded, settings, folder, preset, defects, lines)
+    loading = Loading(device, dtype, revision, device_map, threads)
+    if preset == "default" or (folder / "result.json").exists():
+        result = measured(
+            "scan", model, settings=settings, folder=folder, lines=lines, loading=loading,
+            cluster=cluster, unit="trials",
+        )  # fmt: skip
+    else:
+        result = _published(model, settings, preset, defects, lines, loading, cluster)
     result.settings["command"] = command_line(model)
     finish(result, folder, lines, as_json=as_json)
 
 
-def _scan(loaded: Any, settings: Any, folder: Path, preset: str, defects: str, lines: Any) -> Any:
-    from circuits.retrieval import scan as run
-    from circuits.scan_result import ScanResult
+def _published(
+    model: str, settings: Any, preset: str, defects: str, lines: Lines, loading: Loading,
+    cluster: Any,
+) -> Any:  # fmt: skip
+    """A scan by the protocol as published."""
+    from circuits.wu2024 import scan as run
     from interp.errors import UnknownNameError
+    from probes.wu2024 import DEFECTS
 
-    if preset not in ("default", "wu2024"):
+    if preset != "wu2024":
         raise UnknownNameError("preset", preset, ("default", "wu2024"))
-    if (folder / "result.json").exists():
-        result = ScanResult.load(folder)
-        if result.provenance.weight_hash != loaded.source.weight_hash:
-            raise ResultError(f"{folder} holds a result of another model; name another --output")
-        lines.say(f"{folder} is complete; showing it")
-        return result
-    if preset == "wu2024":
-        from circuits.wu2024 import scan as run_published
-        from probes.wu2024 import DEFECTS
-
-        kept = {"all": tuple(DEFECTS), "none": ()}.get(defects, names(defects))
-        with lines.progress() as report:
-            return run_published(loaded, settings, defects=kept, progress=report)
+    if cluster is not None:
+        raise PromptError("--preset wu2024 runs one trial after another; leave out --engine ray")
+    kept = {"all": tuple(DEFECTS), "none": ()}.get(defects, names(defects))
+    loaded = load(
+        model, loading.device, loading.dtype, loading.revision, loading.device_map, loading.threads
+    )
+    lines.say(f"model: {loaded.source.name} ({loaded.source.detail})")
     with lines.progress() as report:
-        return run(loaded, settings, parts=folder / "parts", progress=report)
+        return run(loaded, settings, defects=kept, progress=report)
 
 
 @app.command()

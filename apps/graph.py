@@ -6,6 +6,17 @@ from typing import Annotated
 import typer
 
 from apps.console import Lines, show_figures
+from apps.engines import (
+    Address,
+    Engine,
+    Loading,
+    WorkerCpus,
+    WorkerGpus,
+    WorkerMemory,
+    Workers,
+    cluster_of,
+    measured,
+)
 from apps.options import (
     AsJson,
     Bos,
@@ -91,13 +102,18 @@ def graph(
     dtype: Dtype = "auto",
     revision: Revision = None,
     threads: Threads = None,
+    engine: Engine = "local",
+    workers: Workers = 2,
+    cpus_per_worker: WorkerCpus = 1,
+    gpus_per_worker: WorkerGpus = 0,
+    worker_memory: WorkerMemory = 0,
+    address: Address = "",
     as_json: AsJson = False,
 ) -> None:
     """Count which tokens activate which features, and tell it from mere frequency."""
     from apps.graph_report import finish
     from circuits.graph_plan import GraphSettings, check_settings
     from circuits.graph_result import check_export
-    from circuits.graph_run import function_tokens
 
     settings = GraphSettings(
         layers=numbers(layer, int, "layer"), features=tuple(features or ()), site=site,
@@ -110,17 +126,14 @@ def graph(
     if export is not None:
         check_export(export)
     check_corpus(corpus)
+    cluster = cluster_of(engine, workers, cpus_per_worker, gpus_per_worker, worker_memory, address)
     folder = run_folder(output, f"{Path(model).name}-graph", resume=resume)
     lines = Lines(quiet=as_json)
-    loaded = load(model, device, dtype, revision, device_map, threads)
-    lines.say(f"model: {loaded.source.name} ({loaded.source.detail})")
-    result = finished_run(folder, "circuits.graph_result", "FeatureGraph", loaded)
-    if result is None:
-        with lines.progress("") as report:
-            result = function_tokens(
-                loaded, list(corpus), settings, parts=folder / "parts", progress=report
-            )
-        result.settings.update(command=command_line("graph"), machine=machine(loaded))
+    result = measured(
+        "graph", model, list(corpus), settings=settings, folder=folder, lines=lines,
+        cluster=cluster, loading=Loading(device, dtype, revision, device_map, threads), unit="",
+    )  # fmt: skip
+    result.settings["command"] = command_line("graph")
     finish(result, folder, lines, as_json=as_json)
     if export is not None:
         lines.say(f"edges: {result.export(export).resolve()}")

@@ -61,7 +61,7 @@ class Shelf:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not path.exists():
-                _write_whole(path, json.dumps(label, indent=1).encode())
+                write_whole(path, json.dumps(label, indent=1).encode())
                 return
             found = json.loads(path.read_text("utf-8"))
         except ValueError:
@@ -132,10 +132,7 @@ class Shelf:
             return
         tensors = {k: np.ascontiguousarray(v) for k, v in part.values.items()}
         data = save(tensors, metadata={"rows": json.dumps(part.rows)})
-        try:
-            _write_whole(self.folder / f"{name}.safetensors", data)
-        except OSError as error:
-            raise cannot_write(self.folder, error) from None
+        write_whole(self.folder / f"{name}.safetensors", data)
 
 
 def open_shelf(parts: "Parts", label: dict[str, Any]) -> Shelf:
@@ -157,10 +154,17 @@ def model_label(model: Any) -> dict[str, Any]:
     }
 
 
-def _write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        ResultError: the place cannot be written to.
+    """
     fresh = path.with_name(f".{path.name}.tmp")
     try:
         fresh.write_bytes(data)
         fresh.replace(path)
+    except OSError as error:
+        raise cannot_write(path.parent, error) from None
     finally:
         fresh.unlink(missing_ok=True)

@@ -28,6 +28,10 @@ class ResultError(MnemoscopeError, ValueError):
     """A result that cannot be read, written or compared."""
 
 
+class ClusterError(MnemoscopeError):
+    """Workers that cannot be reached, started or kept alive."""
+
+
 class InterruptedRunError(MnemoscopeError):
     """Stopped by the user."""
 

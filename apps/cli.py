@@ -12,7 +12,17 @@ from typing import Annotated, Any
 
 import typer
 
-from apps import binding, calibrate, causal, exploring, graph, losses, reactivation, reporting
+from apps import (
+    binding,
+    calibrate,
+    causal,
+    exploring,
+    graph,
+    losses,
+    reactivation,
+    reporting,
+    sweep,
+)
 from apps.console import Lines, fail, say
 from apps.engines import (
     Address,
@@ -314,6 +324,7 @@ losses.register(app, bench_app)
 reactivation.register(app, bench_app)
 exploring.register(app, bench_app)
 reporting.register(app, bench_app)
+sweep.register(app, bench_app)
 
 
 def main() -> None:

@@ -4,7 +4,9 @@ import functools
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -98,9 +100,22 @@ def check_corpus(corpus: Sequence[str]) -> None:
         raise PromptError("no text was named; give --corpus FILE, FOLDER or PATTERN")
 
 
+_TYPED: ContextVar[Sequence[str] | None] = ContextVar("typed", default=None)
+
+
+@contextmanager
+def typed(words: Sequence[str]) -> Iterator[None]:
+    """A command run by another one: what a person would have typed for it."""
+    token = _TYPED.set(words)
+    try:
+        yield
+    finally:
+        _TYPED.reset(token)
+
+
 def command_line(model: str) -> str:
     """The command as typed, for the page and the result file."""
-    return "mnemoscope " + shlex.join(sys.argv[1:] or ["scan", model])
+    return "mnemoscope " + shlex.join(_TYPED.get() or sys.argv[1:] or ["scan", model])
 
 
 def machine(model: Any) -> str:

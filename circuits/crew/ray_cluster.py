@@ -1,9 +1,12 @@
 """A Ray cluster: what each worker needs of it, joining or starting one, and what can go wrong."""
 
+import io
 import os
 import socket
+import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +61,8 @@ def connected(cluster: Cluster) -> Iterator[Any]:
     """Ray, connected; what was started here is stopped, what was there stays."""
     ray = _ray()
     if ray.is_initialized():
-        yield ray
+        with redirect_stdout(_WithoutRay(sys.stdout)):
+            yield ray
         return
     _check_address(cluster.address)
     options: dict[str, Any] = {"address": cluster.address or "local"}
@@ -77,9 +81,33 @@ def connected(cluster: Cluster) -> Iterator[Any]:
             f"{first_line(error)}"
         ) from None
     try:
-        yield ray
+        with redirect_stdout(_WithoutRay(sys.stdout)):
+            yield ray
     finally:
         ray.shutdown()
+
+
+class _WithoutRay(io.TextIOBase):
+    """Standard output without what Ray's own threads say on it: deaths are told in our words, and
+    a program may be reading.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Pass on what other threads write."""
+        if threading.current_thread().name.startswith("ray_"):
+            return len(text)
+        return int(self.stream.write(text))
+
+    def flush(self) -> None:
+        """As the stream does."""
+        self.stream.flush()
+
+    def isatty(self) -> bool:
+        """As the stream is."""
+        return bool(self.stream.isatty())
 
 
 def check_room(ray: Any, cluster: Cluster) -> None:

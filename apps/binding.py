@@ -6,25 +6,13 @@ from typing import Annotated
 import typer
 
 from apps.console import Lines, show_figures
-from apps.engines import (
-    Address,
-    Engine,
-    Loading,
-    WorkerCpus,
-    WorkerGpus,
-    WorkerMemory,
-    Workers,
-    cluster_of,
-    measured,
-)
+from apps.engines import Place, measured, placed
 from apps.options import (
     AsJson,
     Device,
-    DeviceMap,
     Dtype,
     Model,
     Resume,
-    Revision,
     Seed,
     Threads,
     command_line,
@@ -38,7 +26,7 @@ from apps.options import (
 
 def register(app: typer.Typer, bench: typer.Typer) -> None:
     """Add the commands to the command line."""
-    app.command()(interruptible(bind))
+    app.command()(interruptible(placed(bind)))
     bench.command("bind")(interruptible(bench_bind))
 
 
@@ -79,18 +67,9 @@ def bind(
     ] = None,
     resume: Resume = False,
     seed: Seed = 0,
-    device: Device = None,
-    dtype: Dtype = "auto",
-    revision: Revision = None,
-    device_map: DeviceMap = None,
-    threads: Threads = None,
-    engine: Engine = "local",
-    workers: Workers = 2,
-    cpus_per_worker: WorkerCpus = 1,
-    gpus_per_worker: WorkerGpus = 0,
-    worker_memory: WorkerMemory = 0,
-    address: Address = "",
     as_json: AsJson = False,
+    *,
+    place: Place,
 ) -> None:
     """How a model retrieves bound entities: by position, by word, by pointer; or why not."""
     from apps.binding_report import finish
@@ -107,12 +86,11 @@ def bind(
         bootstrap=bootstrap, seed=seed,
     )  # fmt: skip
     check_settings(settings)
-    cluster = cluster_of(engine, workers, cpus_per_worker, gpus_per_worker, worker_memory, address)
     folder = run_folder(output, f"{Path(model).name}-bind", resume=resume)
     lines = Lines(quiet=as_json)
     result = measured(
-        "bind", model, settings=settings, folder=folder, lines=lines, cluster=cluster,
-        loading=Loading(device, dtype, revision, device_map, threads), unit="entity sets",
+        "bind", model, settings=settings, folder=folder, lines=lines, place=place,
+        unit="entity sets",
     )  # fmt: skip
     result.settings["command"] = command_line("bind")
     finish(result, folder, lines, as_json=as_json)

@@ -9,33 +9,19 @@ from typing import Annotated, Any
 import typer
 
 from apps.console import Lines, show_figures
-from apps.engines import (
-    Address,
-    Engine,
-    Loading,
-    WorkerCpus,
-    WorkerGpus,
-    WorkerMemory,
-    Workers,
-    cluster_of,
-    measured,
-)
+from apps.engines import Place, measured, placed
 from apps.options import (
     AsJson,
     Device,
-    DeviceMap,
     Dtype,
     Model,
     Output,
     Resume,
-    Revision,
     Seed,
     Threads,
     command_line,
-    finished_run,
     interruptible,
     load,
-    machine,
     names,
     numbers,
     run_folder,
@@ -69,7 +55,7 @@ PromptCue = Annotated[int, typer.Option("--cue-words", help="Opening words; -1: 
 def register(app: typer.Typer, bench: typer.Typer) -> None:
     """Add the commands to the command line."""
     for command in (validate, patch, circuit):
-        app.command()(interruptible(command))
+        app.command()(interruptible(placed(command)))
     bench.command("validate")(interruptible(bench_validate))
 
 
@@ -103,18 +89,9 @@ def validate(
     output: Output = None,
     resume: Resume = False,
     seed: Seed = 0,
-    device: Device = None,
-    dtype: Dtype = "auto",
-    revision: Revision = None,
-    device_map: DeviceMap = None,
-    threads: Threads = None,
-    engine: Engine = "local",
-    workers: Workers = 2,
-    cpus_per_worker: WorkerCpus = 1,
-    gpus_per_worker: WorkerGpus = 0,
-    worker_memory: WorkerMemory = 0,
-    address: Address = "",
     as_json: AsJson = False,
+    *,
+    place: Place,
 ) -> None:
     """Do these heads do the retrieval? Ablate, put back, compare with matched random sets."""
     from apps.validation_report import finish
@@ -131,12 +108,10 @@ def validate(
         preset,
     )  # fmt: skip
     check_settings(settings)
-    cluster = cluster_of(engine, workers, cpus_per_worker, gpus_per_worker, worker_memory, address)
     lines, folder = _start(heads, "validate", output, resume, as_json)
     result = measured(
         "validate", model or _scanned_model(heads), _read_here(heads), settings=settings,
-        folder=folder, lines=lines, cluster=cluster,
-        loading=Loading(device, dtype, revision, device_map, threads),
+        folder=folder, lines=lines, place=place,
     )  # fmt: skip
     result.settings["command"] = command_line("validate")
     finish(result, folder, lines, as_json=as_json)
@@ -162,34 +137,27 @@ def patch(
     output: Output = None,
     resume: Resume = False,
     seed: Seed = 0,
-    device: Device = None,
-    dtype: Dtype = "auto",
-    revision: Revision = None,
-    device_map: DeviceMap = None,
-    threads: Threads = None,
     as_json: AsJson = False,
+    *,
+    place: Place,
 ) -> None:
     """Patch activations between a question and its twin, both ways; screen heads by gradient."""
     from apps.circuit_report import finish_patch
     from circuits.patching import PatchSettings
-    from circuits.patching import patch as run
 
     lines, folder = _start(heads, "patch", output, resume, as_json)
     is_run = Path(heads).is_dir() and (Path(heads) / "result.json").exists()
-    named = model if is_run else heads
-    loaded = _model(heads, named, lines, device, dtype, revision, device_map, threads)
-    result = finished_run(folder, "circuits.patch_result", "PatchResult", loaded)
-    if result is None:
-        inherited = _scanned(heads) if is_run else ()
-        own = dict(_prompts(haystack, needles, style, cue_words))
-        settings = PatchSettings(
-            sites=names(sites), layers=layers, n_needles=needles_tested, length=length,
-            depth=depth, n_confirm=confirm, prompts=tuple((dict(inherited) | own).items()),
-            seed=seed,
-        )  # fmt: skip
-        with lines.progress("parts") as report:
-            result = run(loaded, settings, parts=folder / "parts", progress=report)
-        result.settings.update(command=command_line("patch"), machine=machine(loaded))
+    inherited = _scanned(heads) if is_run else ()
+    own = dict(_prompts(haystack, needles, style, cue_words))
+    settings = PatchSettings(
+        sites=names(sites), layers=layers, n_needles=needles_tested, length=length,
+        depth=depth, n_confirm=confirm, prompts=tuple((dict(inherited) | own).items()), seed=seed,
+    )  # fmt: skip
+    named = (model or _scanned_model(heads)) if is_run else heads
+    result = measured(
+        "patch", named, settings=settings, folder=folder, lines=lines, place=place,
+    )  # fmt: skip
+    result.settings["command"] = command_line("patch")
     finish_patch(result, folder, lines, as_json=as_json)
 
 
@@ -209,29 +177,25 @@ def circuit(
     output: Output = None,
     resume: Resume = False,
     seed: Seed = 0,
-    device: Device = None,
-    dtype: Dtype = "auto",
-    revision: Revision = None,
-    device_map: DeviceMap = None,
-    threads: Threads = None,
     as_json: AsJson = False,
+    *,
+    place: Place,
 ) -> None:
     """Which earlier heads and layers feed the best heads; how much a circuit of heads carries."""
     from apps.circuit_report import finish_circuit
-    from circuits.circuit import CircuitSettings, find_circuit
+    from circuits.circuit import CircuitSettings
 
+    settings = CircuitSettings(
+        receivers=receivers, senders=senders, n_random=random, n_needles=needles_tested,
+        length=length, depth=depth, seed=seed,
+        prompts=_prompts(haystack, needles, style, cue_words),
+    )  # fmt: skip
     lines, folder = _start(heads, "circuit", output, resume, as_json)
-    loaded = _model(heads, model, lines, device, dtype, revision, device_map, threads)
-    result = finished_run(folder, "circuits.circuit_result", "CircuitResult", loaded)
-    if result is None:
-        settings = CircuitSettings(
-            receivers=receivers, senders=senders, n_random=random, n_needles=needles_tested,
-            length=length, depth=depth, seed=seed,
-            prompts=_prompts(haystack, needles, style, cue_words),
-        )  # fmt: skip
-        with lines.progress("parts") as report:
-            result = find_circuit(loaded, heads, settings, parts=folder / "parts", progress=report)
-        result.settings.update(command=command_line("circuit"), machine=machine(loaded))
+    result = measured(
+        "circuit", model or _scanned_model(heads), _read_here(heads), settings=settings,
+        folder=folder, lines=lines, place=place,
+    )  # fmt: skip
+    result.settings["command"] = command_line("circuit")
     finish_circuit(result, folder, lines, as_json=as_json)
 
 
@@ -264,17 +228,6 @@ def _start(
     name = path.stem if path.exists() else "heads"
     folder = run_folder(output, f"{name}-{command}", resume=resume)
     return Lines(quiet=as_json), folder
-
-
-def _model(
-    heads: str, model: str, lines: Lines, device: Any, dtype: Any, revision: Any, device_map: Any,
-    threads: Any,
-) -> Any:  # fmt: skip
-    """The model named, or the one that the scan was made of."""
-    name = model or _scanned_model(heads)
-    loaded = load(name, device, dtype, revision, device_map, threads)
-    lines.say(f"model: {loaded.source.name} ({loaded.source.detail})")
-    return loaded
 
 
 def _scanned_model(heads: str) -> str:

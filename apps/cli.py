@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from apps import (
+    bench_backends,
     binding,
     calibrate,
     causal,
@@ -24,24 +25,13 @@ from apps import (
     sweep,
 )
 from apps.console import Lines, fail, say
-from apps.engines import (
-    Address,
-    Engine,
-    Loading,
-    WorkerCpus,
-    WorkerGpus,
-    WorkerMemory,
-    Workers,
-    cluster_of,
-    measured,
-)
+from apps.engines import Place, measured, placed
 from apps.options import (
     AsJson,
     Attention,
     CueWords,
     Depths,
     Device,
-    DeviceMap,
     Dtype,
     Early,
     Generate,
@@ -110,6 +100,7 @@ def _settings(lengths, depths, haystacks, haystack, needles, kinds, languages, m
 
 @app.command()
 @interruptible
+@placed
 def scan(
     model: Model,
     output: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/MODEL.")] = None,
@@ -133,43 +124,31 @@ def scan(
     generate: Generate = True,
     attention: Attention = 20,
     seed: Seed = 0,
-    device: Device = None,
-    dtype: Dtype = "auto",
-    revision: Revision = None,
-    device_map: DeviceMap = None,
-    threads: Threads = None,
-    engine: Engine = "local",
-    workers: Workers = 2,
-    cpus_per_worker: WorkerCpus = 1,
-    gpus_per_worker: WorkerGpus = 0,
-    worker_memory: WorkerMemory = 0,
-    address: Address = "",
     as_json: AsJson = False,
+    *,
+    place: Place,
 ) -> None:
     """Score every head of MODEL, write a run folder and one offline page."""
     from apps.scan_report import finish
 
     settings = _settings(lengths, depths, haystacks, haystack, needles, kinds, languages, mode,
                          style, cue_words, top, seed, early, generate, attention)  # fmt: skip
-    cluster = cluster_of(engine, workers, cpus_per_worker, gpus_per_worker, worker_memory, address)
     folder = run_folder(output, Path(model).name.replace(":", "-"), resume=resume)
     lines = Lines(quiet=as_json)
-    loading = Loading(device, dtype, revision, device_map, threads)
     if preset == "default" or (folder / "result.json").exists():
         result = measured(
-            "scan", model, settings=settings, folder=folder, lines=lines, loading=loading,
-            cluster=cluster, unit="trials",
+            "scan", model, settings=settings, folder=folder, lines=lines, place=place,
+            unit="trials",
         )  # fmt: skip
     else:
-        result = _published(model, settings, preset, defects, lines, loading, cluster)
+        result = _published(model, settings, preset, defects, lines, place)
     result.settings["command"] = command_line(model)
     finish(result, folder, lines, as_json=as_json)
 
 
 def _published(
-    model: str, settings: Any, preset: str, defects: str, lines: Lines, loading: Loading,
-    cluster: Any,
-) -> Any:  # fmt: skip
+    model: str, settings: Any, preset: str, defects: str, lines: Lines, place: Place
+) -> Any:
     """A scan by the protocol as published."""
     from circuits.wu2024 import scan as run
     from interp.errors import UnknownNameError
@@ -177,13 +156,10 @@ def _published(
 
     if preset != "wu2024":
         raise UnknownNameError("preset", preset, ("default", "wu2024"))
-    if cluster is not None:
+    if place.cluster is not None:
         raise PromptError("--preset wu2024 runs one trial after another; leave out --engine ray")
     kept = {"all": tuple(DEFECTS), "none": ()}.get(defects, names(defects))
-    loaded = load(
-        model, loading.device, loading.dtype, loading.revision, loading.device_map, loading.threads
-    )
-    lines.say(f"model: {loaded.source.name} ({loaded.source.detail})")
+    loaded = place.load(model, lines)
     with lines.progress() as report:
         return run(loaded, settings, defects=kept, progress=report)
 
@@ -323,6 +299,7 @@ graph.register(app, bench_app)
 losses.register(app, bench_app)
 reactivation.register(app, bench_app)
 exploring.register(app, bench_app)
+bench_backends.register(bench_app)
 reporting.register(app, bench_app)
 sweep.register(app, bench_app)
 

@@ -4,7 +4,10 @@
 of each and a part of none.
 """
 
+import functools
+import inspect
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from apps.console import Lines
-from apps.options import load, machine
+from apps.options import Device, DeviceMap, Dtype, Revision, Threads, load, machine
 from interp.errors import PromptError, ResultError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -33,35 +36,72 @@ Address = Annotated[
 
 
 @dataclass(frozen=True)
-class Loading:
-    """How a model is opened."""
+class Place:
+    """Where a command runs, and how it opens its model.
 
-    device: str | None = None
-    dtype: str = "auto"
-    revision: str | None = None
-    device_map: str | None = None
-    threads: int | None = None
+    Attributes:
+        cluster: None for this process.
+    """
+
+    device: str | None
+    dtype: str
+    revision: str | None
+    device_map: str | None
+    threads: int | None
+    cluster: "Cluster | None"
+
+    def load(self, model: str, lines: Lines) -> Any:
+        """The model, in this process; which one it is is said."""
+        loaded = load(model, self.device, self.dtype, self.revision, self.device_map, self.threads)
+        lines.say(f"model: {loaded.source.name} ({loaded.source.detail})")
+        return loaded
 
 
-def cluster_of(
-    engine: str, workers: int, cpus: float, gpus: float, memory: float, address: str
-) -> "Cluster | None":
-    """The cluster that options ask for; None for this process.
+def placed(command: Callable) -> Callable:
+    """Give a command the options of `place_of`; it takes them as one argument, `place`."""
+    mine, options = inspect.signature(command), inspect.signature(place_of).parameters
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        chosen = {name: kwargs.pop(name) for name in options}
+        command(*args, place=place_of(**chosen), **kwargs)
+
+    kept = [p for name, p in mine.parameters.items() if name != "place"]
+    named = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in options.values()]
+    run.__signature__ = mine.replace(parameters=[*kept, *named])  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in (*kept, *named)}
+    return run
+
+
+def place_of(
+    engine: Engine = "local",
+    workers: Workers = 2,
+    cpus_per_worker: WorkerCpus = 1,
+    gpus_per_worker: WorkerGpus = 0,
+    worker_memory: WorkerMemory = 0,
+    address: Address = "",
+    device: Device = None,
+    dtype: Dtype = "auto",
+    revision: Revision = None,
+    device_map: DeviceMap = None,
+    threads: Threads = None,
+) -> Place:
+    """What the options of a command ask for.
 
     Raises:
         UnknownNameError, PromptError, ClusterError: options that make no sense together.
     """
     if engine not in ENGINES:
         raise UnknownNameError("engine", engine, ENGINES)
+    shares = (workers, cpus_per_worker, gpus_per_worker, worker_memory, address)
+    cluster = None
     if engine == "ray":
         from circuits.crew.ray_cluster import Cluster
 
-        return Cluster(workers, cpus, gpus, memory, address)
-    if (workers, cpus, gpus, memory, address) != (2, 1, 0, 0, ""):
-        raise PromptError(
-            "workers, their share and --address belong to a cluster: add --engine ray"
-        )
-    return None
+        cluster = Cluster(*shares)
+    elif shares != (2, 1, 0, 0, ""):
+        raise PromptError("workers, what each gets and --address need a cluster: add --engine ray")
+    return Place(device, dtype, revision, device_map, threads, cluster)
 
 
 def measured(
@@ -71,8 +111,7 @@ def measured(
     settings: Any,
     folder: Path,
     lines: Lines,
-    loading: Loading,
-    cluster: "Cluster | None",
+    place: Place,
     unit: str = "parts",
 ) -> Any:
     """The result of an experiment: the finished one of the folder, or run now.
@@ -89,41 +128,38 @@ def measured(
 
     chosen = experiment(name)
     done = chosen.load(folder) if (folder / "result.json").exists() else None
-    if cluster is not None:
+    if done is None and place.cluster is not None:
+        return _shared(name, model, given, settings, folder, lines, place, unit)
+    if place.cluster is None:
+        loaded = place.load(model, lines)
         if done is None:
-            done = _shared(name, model, given, settings, folder, lines, loading, cluster, unit)
-        else:
-            lines.say(f"{folder} is complete; showing it")
-        return done
-    loaded = load(
-        model, loading.device, loading.dtype, loading.revision, loading.device_map, loading.threads
-    )
-    lines.say(f"model: {loaded.source.name} ({loaded.source.detail})")
-    if done is not None:
+            with lines.progress(unit) as report:
+                result = chosen.function()(
+                    loaded, *given, settings, parts=folder / "parts", progress=report
+                )
+            result.settings["machine"] = machine(loaded)
+            return result
         if done.provenance.weight_hash != loaded.source.weight_hash:
             raise ResultError(f"{folder} holds a result of another model; name another --output")
-        lines.say(f"{folder} is complete; showing it")
-        return done
-    with lines.progress(unit) as report:
-        result = chosen.function()(
-            loaded, *given, settings, parts=folder / "parts", progress=report
-        )
-    result.settings["machine"] = machine(loaded)
-    return result
+    lines.say(f"{folder} is complete; showing it")
+    return done
 
 
 def _shared(
-    name: str, model: str, given: tuple, settings: Any, folder: Path, lines: Lines,
-    loading: Loading, cluster: "Cluster", unit: str,
+    name: str, model: str, given: tuple, settings: Any, folder: Path, lines: Lines, place: Place,
+    unit: str,
 ) -> Any:  # fmt: skip
     from circuits.crew.ray_engine import run_on_ray
 
-    lines.say(f"engine: {cluster}")
+    lines.say(f"engine: {place.cluster}")
     with lines.progress(unit) as report:
         result = run_on_ray(
-            name, model, *given, settings=settings, cluster=cluster, parts=folder / "parts",
-            progress=report, say=lines.say, threads=loading.threads, device=loading.device,
-            dtype=loading.dtype, revision=loading.revision, device_map=loading.device_map,
+            name, model, *given, settings=settings, cluster=place.cluster,
+            parts=folder / "parts", progress=report, say=lines.say, threads=place.threads,
+            device=place.device, dtype=place.dtype, revision=place.revision,
+            device_map=place.device_map,
         )  # fmt: skip
-    result.settings["machine"] = f"{platform.machine()}, {cluster}, {result.provenance.device}"
+    result.settings["machine"] = (
+        f"{platform.machine()}, {place.cluster}, {result.provenance.device}"
+    )
     return result

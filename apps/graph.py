@@ -6,29 +6,17 @@ from typing import Annotated
 import typer
 
 from apps.console import Lines, show_figures
-from apps.engines import (
-    Address,
-    Engine,
-    Loading,
-    WorkerCpus,
-    WorkerGpus,
-    WorkerMemory,
-    Workers,
-    cluster_of,
-    measured,
-)
+from apps.engines import Place, measured, placed
 from apps.options import (
     AsJson,
     Bos,
     Corpus,
     Device,
-    DeviceMap,
     Dtype,
     Field,
     Model,
     Output,
     Resume,
-    Revision,
     Seed,
     SkipFirst,
     Threads,
@@ -52,7 +40,7 @@ Features = Annotated[
 
 def register(app: typer.Typer, bench: typer.Typer) -> None:
     """Add the commands to the command line."""
-    app.command()(interruptible(graph))
+    app.command()(interruptible(placed(graph)))
     app.command()(interruptible(effects))
     app.command()(interruptible(steer))
     bench.command("graph")(interruptible(bench_graph))
@@ -97,18 +85,9 @@ def graph(
     output: Output = None,
     resume: Resume = False,
     seed: Seed = 0,
-    device: Device = None,
-    device_map: DeviceMap = None,
-    dtype: Dtype = "auto",
-    revision: Revision = None,
-    threads: Threads = None,
-    engine: Engine = "local",
-    workers: Workers = 2,
-    cpus_per_worker: WorkerCpus = 1,
-    gpus_per_worker: WorkerGpus = 0,
-    worker_memory: WorkerMemory = 0,
-    address: Address = "",
     as_json: AsJson = False,
+    *,
+    place: Place,
 ) -> None:
     """Count which tokens activate which features, and tell it from mere frequency."""
     from apps.graph_report import finish
@@ -126,12 +105,11 @@ def graph(
     if export is not None:
         check_export(export)
     check_corpus(corpus)
-    cluster = cluster_of(engine, workers, cpus_per_worker, gpus_per_worker, worker_memory, address)
     folder = run_folder(output, f"{Path(model).name}-graph", resume=resume)
     lines = Lines(quiet=as_json)
     result = measured(
         "graph", model, list(corpus), settings=settings, folder=folder, lines=lines,
-        cluster=cluster, loading=Loading(device, dtype, revision, device_map, threads), unit="",
+        place=place, unit="",
     )  # fmt: skip
     result.settings["command"] = command_line("graph")
     finish(result, folder, lines, as_json=as_json)

@@ -33,6 +33,8 @@ ON_A_MODEL = ("scan", "bind", "graph")
 ON_A_SCAN = ("validate", "patch", "circuit")
 KEYS = ("output", "options", "models", "runs")
 RECORD = "sweep.json"
+WRONG_USE: Any = typer.BadParameter.__mro__[2]
+"""Whatever is wrong with a command's options: click's class, or that of typer's own copy of it."""
 
 
 @dataclass(frozen=True)
@@ -230,8 +232,6 @@ def _arguments(command: Any, first: str, options: Mapping[str, Any], what: str) 
     Raises:
         UnknownNameError, PromptError: an option that the command does not have, or a wrong value.
     """
-    import click
-
     known, words = _options(command), [first]
     for key, value in options.items():
         name = str(key).replace("_", "-")
@@ -248,7 +248,7 @@ def _arguments(command: Any, first: str, options: Mapping[str, Any], what: str) 
             words += [f"--{name}", text]
     try:
         command.make_context(command.name, list(words))
-    except click.ClickException as error:
+    except WRONG_USE as error:
         raise PromptError(f"{what}: {error.format_message()}") from None
     return tuple(words)
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from circuits.circuit import CircuitSettings, find_circuit
     from circuits.circuit_result import CircuitResult
     from circuits.comparison import compare
+    from circuits.crew.ray_cluster import Cluster
+    from circuits.crew.ray_engine import run_on_ray
     from circuits.effects_result import FeatureEffects, feature_effects
     from circuits.feature_trials import EffectSettings
     from circuits.free_edits import FreeEdits, score_intervention
@@ -55,6 +57,7 @@ __all__ = [
     "CalibrationResult",
     "CircuitResult",
     "CircuitSettings",
+    "Cluster",
     "EffectSettings",
     "FeatureEffects",
     "FeatureGraph",
@@ -87,6 +90,7 @@ __all__ = [
     "reactivation",
     "read_heads",
     "read_weights",
+    "run_on_ray",
     "scan",
     "score_intervention",
     "to_lens",
@@ -102,6 +106,7 @@ _HOME = {
     "CalibrationResult": "circuits.calibration_result",
     "CircuitResult": "circuits.circuit_result",
     "CircuitSettings": "circuits.circuit",
+    "Cluster": "circuits.crew.ray_cluster",
     "EffectSettings": "circuits.feature_trials",
     "FeatureEffects": "circuits.effects_result",
     "FeatureGraph": "circuits.graph_result",
@@ -134,6 +139,7 @@ _HOME = {
     "reactivation": "circuits.reactivation_corpus",
     "read_heads": "circuits.head_sets",
     "read_weights": "circuits.weight_circuits",
+    "run_on_ray": "circuits.crew.ray_engine",
     "scan": "circuits.retrieval",
     "score_intervention": "circuits.free_edits",
     "to_lens": "circuits.lens_heads",

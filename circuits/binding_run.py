@@ -34,13 +34,12 @@ from circuits.binding_study import (
 from circuits.competence import Ready, make_ready, preflight
 from circuits.given import with_options
 from circuits.shelf import Job, Part, Parts, Shelf, model_label, open_shelf
+from circuits.tally import Progress, Tally
 from interp.errors import PromptError
 from interp.store import provenance
 
 if TYPE_CHECKING:
     from interp.backends.hf import HFModel
-
-Progress = Callable[[int, int, str], None]
 
 
 def binding(
@@ -69,8 +68,8 @@ def binding(
         raise PromptError(f"layer {settings.layer}: the model has 0-{model.spec.n_layers}")
     shelf = open_shelf(parts, asdict(settings) | model_label(model))
     start = time.perf_counter()
-    counter = _Counter(len(studies) * (1 + n_parts(settings)), progress)
-    found = {s.key: _study(model, s, settings, shelf, counter) for s in studies}
+    tally = Tally(progress, len(studies) * (1 + n_parts(settings)))
+    found = {s.key: _study(model, s, settings, shelf, tally) for s in studies}
     shelf.finish()
     made = provenance(model, seconds=time.perf_counter() - start)
     many = list(found.values())
@@ -79,25 +78,13 @@ def binding(
     )
 
 
-class _Counter:
-    """Entity sets done; a study that ends early is counted whole."""
-
-    def __init__(self, total: int, progress: Progress | None) -> None:
-        self.done, self.total, self.progress, self.study = 0, total, progress, ""
-
-    def tick(self, n: int = 1) -> None:
-        self.done += n
-        if self.progress is not None:
-            self.progress(self.done, self.total, self.study)
-
-
 def _study(
-    model: "HFModel", study: Study, settings: BindSettings, shelf: Shelf, counter: _Counter
+    model: "HFModel", study: Study, settings: BindSettings, shelf: Shelf, tally: Tally
 ) -> StudyResult:
-    before, counter.study = counter.done, study.key
+    before, tally.about = tally.done, study.key
     ready = make_ready(model, study, settings)
     asked = _preflight(model, ready, settings, shelf)
-    counter.tick()
+    tally.tick()
     able = competence(asked, settings.floor, seed=settings.seed)
     records, choice = [], LayerChoice(None, None, "not looked for: the preflight was not passed")
     if able["passed"]:
@@ -108,7 +95,7 @@ def _study(
                 job for stage, layers in layers_of.items()
                 for job in stage_jobs(model, ready, settings, stage, layers=layers)
             ]  # fmt: skip
-            return records_of(shelf.parts(jobs, lambda _: counter.tick()).values())
+            return records_of(shelf.parts(jobs, tally.tick).values())
 
         if settings.layer >= 0:
             choice = LayerChoice(settings.layer, None, "given")
@@ -117,11 +104,12 @@ def _study(
             choice = choose_layer(joined(records))
         if (found := choice.layer) is not None:
             records += run({MAIN: [found], CONTROL: [found, min(found + 1, last)]})
-    counter.tick(before + 1 + n_parts(settings) - counter.done)
+    # a study that ends early is counted whole
+    tally.tick(n=before + 1 + n_parts(settings) - tally.done)
     whole = joined(records)
     conclusion = conclude(whole, choice, settings, n=study.n, able=able)
     if choice.layer is not None:
-        conclusion |= _further(model, ready, choice.layer, settings, shelf, counter)
+        conclusion |= _further(model, ready, choice.layer, settings, shelf, tally)
     return StudyResult(
         key=study.key, task=study.task.name, target=study.question.target,
         asked=study.question.asked, place=study.place, n=study.n, filler=study.filler,
@@ -139,7 +127,7 @@ def _preflight(
 
 def _further(
     model: "HFModel", ready: Ready, layer: int, settings: BindSettings, shelf: Shelf,
-    counter: _Counter,
+    tally: Tally,
 ) -> dict[str, Any]:  # fmt: skip
     """Heads and older measurements, where they are asked for; each is kept when it is done."""
 
@@ -151,8 +139,8 @@ def _further(
     key = f"{safe(ready.study.key)}-"
 
     def make(name: str) -> Part:
-        counter.study = f"{ready.study.key}: {name}"
-        counter.tick(0)
+        tally.about = f"{ready.study.key}: {name}"
+        tally.tick(n=0)
         return Part({}, [wanted[name](model, ready, layer, seed=settings.seed)])
 
     parts = shelf.parts([Job(key + name, partial(make, name)) for name in wanted])

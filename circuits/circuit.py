@@ -9,7 +9,7 @@ grid.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,8 @@ from circuits.paths import (
     reference_sites,
     screen_paths,
 )
-from circuits.shelf import Shelf, model_label
+from circuits.shelf import Job, Part, Parts, model_label, open_shelf
+from circuits.tally import Progress, Tally
 from interp.errors import PromptError, ResultError
 from interp.sites import Head
 from interp.store import provenance
@@ -78,8 +79,8 @@ def find_circuit(
     heads: Any,
     settings: CircuitSettings | None = None,
     *,
-    parts: Any = None,
-    progress: Callable[[int, int, str], None] | None = None,
+    parts: Parts = None,
+    progress: Progress | None = None,
     **options: Any,
 ) -> CircuitResult:
     """Trace what feeds the best heads of a scan, or of any head list.
@@ -87,13 +88,14 @@ def find_circuit(
     Raises:
         PromptError, ResultError, SiteError: bad input, or too few questions to measure on.
     """
-    started, report = time.monotonic(), progress or (lambda *_: None)
+    started = time.monotonic()
     settings = settings or CircuitSettings(**options)
     chosen, receivers, test, reference = _materials(model, heads, settings)
-    report(0, len(test) + 2, "reference means")
+    tally = Tally(progress, len(test) + 2)
+    tally.tell("reference means")
     means = class_means(model, reference, reference_sites(model))
-    report(1, len(test) + 2, "")
-    report(1, len(test) + 2, "screening senders")
+    tally.tick()
+    tally.tell("screening senders")
     edges, ranking = _candidates(model, reference, receivers, means, settings)
     rankings = {"attribution": ranking}
     if chosen.scores is not None:
@@ -101,12 +103,17 @@ def find_circuit(
     sets = circuits_of(rankings, model.spec.heads(), n_random=settings.n_random,
                        seed=settings.seed)  # fmt: skip
     label = {"settings": settings.as_dict(), "edges": [_named(e, r) for e, r in edges]}
-    shelf, rows = Shelf(parts, label | model_label(model)), []
-    for i, p in enumerate(test):
-        report(2 + i, len(test) + 2, f"paths: {p.name}")
-        one = partial(_one, model, p, edges, receivers, means, sets)
-        rows += shelf.kept_rows(f"case-{i:03d}", one)
-        report(3 + i, len(test) + 2, "")
+    shelf = open_shelf(parts, label | model_label(model))
+    tally.tick()
+
+    def make(p: Patchable) -> Part:
+        tally.tell(f"paths: {p.name}")
+        return Part({}, _one(model, p, edges, receivers, means, sets))
+
+    jobs = [Job(f"case-{i:03d}", partial(make, p)) for i, p in enumerate(test)]
+    made = shelf.parts(jobs, tally.tick)
+    shelf.finish()
+    rows = [row for part in made.values() for row in part.rows]
     return _result(model, settings, chosen, receivers, rows, time.monotonic() - started)
 
 

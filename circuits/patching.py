@@ -6,7 +6,7 @@ mirror images (arXiv 2404.15255), so both are run and each row names its directi
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,8 @@ from circuits.attribution import exact, rank_agreement, screen
 from circuits.interventions import FORCED
 from circuits.patch_prompts import LENGTH, Patchable, activations, patchables, run_rows
 from circuits.patch_result import PatchResult
-from circuits.shelf import Part, Shelf, model_label
+from circuits.shelf import Job, Part, Parts, model_label, open_shelf
+from circuits.tally import Progress, Tally
 from interp.errors import PromptError, SiteError
 from interp.sites import Edit, Head, Site
 from interp.store import provenance
@@ -63,8 +64,8 @@ def patch(
     model: "HFModel",
     settings: PatchSettings | None = None,
     *,
-    parts: Any = None,
-    progress: Callable[[int, int, str], None] | None = None,
+    parts: Parts = None,
+    progress: Progress | None = None,
     **options: Any,
 ) -> PatchResult:
     """Patch every site, layer and position class, both ways.
@@ -73,23 +74,31 @@ def patch(
         SiteError: a kind of site that cannot be patched here.
         PromptError, ResultError: too few questions that the model answers.
     """
-    started, report = time.monotonic(), progress or (lambda *_: None)
+    started = time.monotonic()
     settings = settings or PatchSettings(**options)
     chosen = _chosen_layers(model, settings)
     cases = patchables(
         model, dict(settings.prompts), n_needles=settings.n_needles, length=settings.length,
         depth=settings.depth, seed=settings.seed,
     )  # fmt: skip
-    shelf = Shelf(parts, {"settings": settings.as_dict()} | model_label(model))
-    total, rows, screened = 2 * len(cases), [], []
-    for i, p in enumerate(cases):
-        for j, direction in enumerate(DIRECTIONS):
-            name = f"{direction}-{i:03d}"
-            report(2 * i + j, total, f"{direction}: {p.name}")
-            part = shelf.kept(name, partial(_one, model, p, direction, chosen, settings))
-            rows += part.rows
-            screened.append((direction, p.name, part.values))
-            report(2 * i + j + 1, total, "")
+    shelf = open_shelf(parts, {"settings": settings.as_dict()} | model_label(model))
+    asked = {
+        f"{direction}-{i:03d}": (p, direction)
+        for i, p in enumerate(cases) for direction in DIRECTIONS
+    }  # fmt: skip
+    tally = Tally(progress, len(asked))
+
+    def make(p: Patchable, direction: str) -> Part:
+        tally.tell(f"{direction}: {p.name}")
+        return _one(model, p, direction, chosen, settings)
+
+    made = shelf.parts(
+        [Job(name, partial(make, *both), both[0].name) for name, both in asked.items()],
+        tally.tick,
+    )
+    shelf.finish()
+    rows = [row for part in made.values() for row in part.rows]
+    screened = [(asked[n][1], asked[n][0].name, part.values) for n, part in made.items()]
     return _result(model, settings, cases, rows, screened, time.monotonic() - started)
 
 

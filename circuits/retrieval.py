@@ -8,7 +8,7 @@ over trials in which nothing could be scored. `circuits.wu2024` is the protocol 
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from circuits.plan import ScanPlan, ScanSettings, make_plan
 from circuits.roles import role_scores
 from circuits.scan_result import ScanResult
 from circuits.shelf import Job, Part, Parts, model_label, open_shelf
+from circuits.tally import Progress, Tally
 from circuits.uncertainty import bootstrap, settled
 from interp.store import provenance
 from interp.trace import Prefix
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from interp.backends.hf import HFModel
     from probes.grid import Trial
 
-Progress = Callable[[int, int, str], None]
 BATCH = 12
 """Trials that run, and are saved, together."""
 
@@ -76,7 +76,7 @@ def scan(
             finished += [made[job.name] for job in work.jobs(i)]
             keeper.pass_by(i, len(finished))
         if rows := keeper.jobs(finished):
-            work.tell("keeping attention")
+            work.tally.tell("keeping attention")
             keeper.keep(shelf.parts(rows))
         if enough:
             break
@@ -90,8 +90,7 @@ class _Work:
 
     def __init__(self, model: "HFModel", plan: ScanPlan, progress: Progress | None) -> None:
         self.model, self.plan = model, plan
-        self.report = progress or (lambda *_: None)
-        self.n_done = 0
+        self.tally = Tally(progress, plan.n_trials)
         self.sizes: dict[str, int] = {}
         self._held: tuple[int, Prefix] | None = None
 
@@ -110,23 +109,18 @@ class _Work:
         """A context, read; once while it is at hand."""
         if self._held is None or self._held[0] != place:
             self._held = None  # its memory is free before the next one is read
-            self.tell(f"reading context {place + 1}")
+            self.tally.tell(f"reading context {place + 1}")
             self._held = place, self.model.prefill(self.plan.contexts[place].tokens)
         return self._held[1]
 
     def tick(self, job: Job) -> None:
         """A batch is done."""
-        self.n_done += self.sizes[job.name]
-        self.tell("")
-
-    def tell(self, what: str) -> None:
-        """Report what is running."""
-        self.report(self.n_done, self.plan.n_trials, what)
+        self.tally.tick(n=self.sizes[job.name])
 
     def _ask(self, place: int, batch: Sequence["Trial"]) -> Part:
         settings, context = self.plan.settings, self.plan.contexts[place]
         prefix = self.prefix(place)
-        self.tell(f"asking in context {place + 1}")
+        self.tally.tell(f"asking in context {place + 1}")
         outcomes = measure(
             self.model, prefix, context, batch, self.plan.fmt,
             generate=settings.generate, seed=settings.seed,

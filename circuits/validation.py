@@ -20,6 +20,7 @@ from circuits.direct import can_freeze, direct_effects
 from circuits.shelf import Job, Part, Parts, Shelf, model_label, open_shelf
 from circuits.specificity import probes, run_probes
 from circuits.station import Station
+from circuits.tally import Progress, Tally
 from circuits.validation_plan import (
     FEW,
     NamedSet,
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[int, int, str], None]
 Pair = tuple[Scene, Case]
 Work = Callable[[Scene, Case], Part]
 ALONE = "alone"
@@ -88,10 +88,8 @@ class _Bench:
     ) -> None:
         self.model, self.plan, self.shelf = model, plan, shelf
         self.settings = plan.settings
-        self.report = progress or (lambda *_: None)
-        self.done = 0
         jobs = 3 + len(self.settings.ablations) + self.settings.alone
-        self.total = plan.n_cases * jobs + self.settings.specificity
+        self.tally = Tally(progress, plan.n_cases * jobs + self.settings.specificity)
         self.station = Station(
             model, plan.reference, scope=scope(self.settings.scope),
             context=self.settings.scope == "everywhere" or self.settings.specificity,
@@ -105,7 +103,7 @@ class _Bench:
         """Run all parts and join them."""
         cases = [(scene, case) for scene in self.plan.scenes for case in scene.cases]
         asked = [self._job("base", s, c, self._baseline) for s, c in cases]
-        base = list(self.shelf.parts(asked, self._tick).values())
+        base = list(self.shelf.parts(asked, self.tally.tick).values())
         kept = [pair for pair, part in zip(cases, base, strict=True) if part.rows[0]["kept"]]
         if len({case.trial.needle for _, case in kept}) < 2:
             raise ResultError(
@@ -119,10 +117,10 @@ class _Bench:
             ALONE: self._alone(kept), "direct": self._direct(kept),
             "specificity": self._specificity(),
         }  # fmt: skip
-        self.total = self.done + sum(map(len, jobs.values()))
+        self.tally.total = self.tally.done + sum(map(len, jobs.values()))
         # scene by scene: its prefixes are read once for all that is asked behind them
         in_order = sorted((j for many in jobs.values() for j in many), key=lambda j: j.group)
-        made = self.shelf.parts(in_order, self._tick)
+        made = self.shelf.parts(in_order, self.tally.tick)
         self.shelf.finish()
         found = {name: [made[job.name] for job in many] for name, many in jobs.items()}
         return self._joined(started, cases, base, found)
@@ -166,7 +164,7 @@ class _Bench:
         place = f"c{scene.context.index:03d}"
 
         def make() -> Part:
-            self.report(self.done, self.total, f"{what}: {case.trial.needle}")
+            self.tally.tell(f"{what}: {case.trial.needle}")
             return work(scene, case)
 
         return Job(f"{what}-{place}-{case.trial.planted:02d}", make, place)
@@ -205,7 +203,7 @@ class _Bench:
         def make() -> Part:
             found = run.run_everywhere(
                 self.model, scene, [s.heads for s in sets], how=how, means=self.station.means(how),
-                tick=lambda: self.report(self.done, self.total, f"{how.name} everywhere"),
+                tick=lambda: self.tally.tell(f"{how.name} everywhere"),
             )  # fmt: skip
             return Part({f"{i:03d}": v for i, v in enumerate(found)})
 
@@ -237,7 +235,7 @@ class _Bench:
 
     def _specificity(self) -> list[Job]:
         def make() -> Part:
-            self.report(self.done, self.total, "plain text, facts, copies")
+            self.tally.tell("plain text, facts, copies")
             return Part({}, self._run_specificity())
 
         return [Job("specificity", make, "specificity")] if self.settings.specificity else []
@@ -270,10 +268,6 @@ class _Bench:
         """The sets run under an ablation; the first one has the curve's too."""
         first = name == self.settings.ablations[0]
         return (*self.plan.main, *(self.plan.curve if first else ()))
-
-    def _tick(self, _: Job) -> None:
-        self.done += 1
-        self.report(min(self.done, self.total), self.total, "")
 
     # -- the result -------------------------------------------------------------------------
 

@@ -53,7 +53,7 @@ class Cluster:
 
     def __str__(self) -> str:
         each = f"{self.cpus:g} CPU" + (f", {self.gpus:g} GPU" if self.gpus else "")
-        return f"ray, {self.workers} workers of {each}"
+        return f"ray, {self.workers} worker{'s' * (self.workers > 1)} of {each}"
 
 
 @contextmanager

@@ -7,6 +7,7 @@ folder. On CPU, with as many threads, the result is that of a single process bit
 
 import shutil
 import tempfile
+import time
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,13 +17,15 @@ from typing import Any
 from circuits.crew.board import Board, News, unpack
 from circuits.crew.ray_cluster import Cluster, check_room, connected, first_line
 from circuits.crew.work import Assignment, Outcome, experiment, versions, work
+from circuits.tally import Progress
 from interp import errors
 from interp.errors import ClusterError
 from interp.store import write_folder
 
-Progress = Callable[[int, int, str], None]
 TICK = 0.3
 """Seconds between two looks at the workers."""
+BUSY = 60.0
+"""Seconds without news after which the user is told why that may be."""
 
 
 def run_on_ray(
@@ -40,7 +43,7 @@ def run_on_ray(
     """Run an experiment with several workers.
 
     Args:
-        name: scan, validate, bind or graph.
+        name: one of `circuits.crew.work.EXPERIMENTS`: scan, validate, bind, graph, ....
         model: a reference of `interp.load` that means the same model on every node.
         given: what the experiment is about beside the model: heads to validate, a graph's text.
         settings: of the experiment, such as `ScanSettings`.
@@ -64,7 +67,7 @@ def run_on_ray(
     folder = Path(parts) if parts is not None else Path(tempfile.mkdtemp(prefix="mnemoscope-"))
     job = Assignment(
         name, str(model), loading, given, settings, cluster.workers,
-        threads or max(1, int(cluster.cpus)), versions(),
+        threads or max(1, int(cluster.cpus)), versions(), str(Path.cwd()),
     )  # fmt: skip
     with connected(cluster) as ray:
         check_room(ray, cluster)
@@ -105,11 +108,14 @@ class _Crew:
         board = ray.remote(Board).options(**place).remote(str(self.folder.resolve()))
         for worker in range(self.cluster.workers):
             self._start(board, worker)
-        told = News(-1, 0, "", 0)
+        told, began = News(-1, 0, "", 0), time.monotonic()
         try:
             while True:
                 ready, _ = ray.wait(list(self.running), timeout=TICK)
                 told = self._tell(board, told)
+                if not told.total and time.monotonic() - began > BUSY:
+                    began = float("inf")
+                    self._say("nothing has begun yet: models load, or others use the cluster")
                 for ref in ready:
                     outcome = self._outcome(board, ref)
                     if outcome is not None:
@@ -139,9 +145,8 @@ class _Crew:
         self.ray.get(board.release.remote(worker))
         self.n_deaths += 1
         replaced = self.n_deaths <= self.cluster.deaths
-        if self.say is not None:
-            then = "another takes its place" if replaced else "the others go on"
-            self.say(f"worker {worker} died ({reason}); {then}, nothing is lost")
+        then = "another takes its place" if replaced else "the others go on"
+        self._say(f"worker {worker} died ({reason}); {then}, nothing is lost")
         if replaced:
             self._start(board, worker)
         if not self.running:
@@ -153,15 +158,18 @@ class _Crew:
 
     def _tell(self, board: Any, told: News) -> News:
         news, lines = self.ray.get([board.news.remote(), board.lines.remote()])
-        if self.say is not None:
-            for line in lines:
-                self.say(line)
+        for line in lines:
+            self._say(line)
         if news != told and news.total:
             if news.done != told.done:
                 self.progress(news.done, news.total, "")
             if news.what:
                 self.progress(news.done, news.total, f"{news.worker}: {news.what}")
         return news
+
+    def _say(self, line: str) -> None:
+        if self.say is not None:
+            self.say(line)
 
 
 def _work(board: Any, worker: int, job: Assignment) -> Outcome:

@@ -14,6 +14,8 @@ from circuits.crew.board import Files, News, packed
 from circuits.crew.shared_shelf import SharedShelf
 from interp.errors import ClusterError, MnemoscopeError, UnknownNameError
 
+NO_MEMORY = ("out of memory", "allocate memory")
+"""As torch says it, of a GPU and of main memory."""
 SECONDS = 0.3
 """Between two pieces of news of what a worker is doing."""
 
@@ -39,6 +41,8 @@ EXPERIMENTS = {
     "validate": Experiment(
         "circuits.validation.validate", "circuits.validation_result.ValidationResult"
     ),
+    "patch": Experiment("circuits.patching.patch", "circuits.patch_result.PatchResult"),
+    "circuit": Experiment("circuits.circuit.find_circuit", "circuits.circuit_result.CircuitResult"),
     "bind": Experiment("circuits.binding_run.binding", "circuits.binding_result.BindingResult"),
     "graph": Experiment("circuits.graph_run.function_tokens", "circuits.graph_result.FeatureGraph"),
 }
@@ -65,6 +69,7 @@ class Assignment:
         width: workers.
         threads: of the CPU, of each worker.
         versions: of the driver, by package; a worker with others is refused.
+        folder: of the driver, from which relative paths count.
     """
 
     experiment: str
@@ -75,6 +80,7 @@ class Assignment:
     width: int
     threads: int
     versions: Mapping[str, str]
+    folder: str
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,7 @@ def work(board: Any, worker: int, job: Assignment) -> Outcome:
         cause = getattr(error, "cause", None) or error  # from the board, it comes wrapped
         return Outcome(None, type(cause).__name__, str(cause))
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "out of memory" not in str(error).lower():
+        if not isinstance(error, MemoryError) and not any(w in str(error) for w in NO_MEMORY):
             raise
         return Outcome(None, "memory", f"{type(error).__name__} {error}".splitlines()[0][:200])
 
@@ -122,6 +128,8 @@ def _taken_part(board: Any, worker: int, job: Assignment) -> Files:
 
     import interp
 
+    if Path(job.folder).is_dir():
+        os.chdir(job.folder)
     torch.set_num_threads(job.threads)
     model = interp.load(job.model, **job.loading)
     board.say(worker, f"{_here()}: {model.source.name} ({model.source.detail})")

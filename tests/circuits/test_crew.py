@@ -3,6 +3,7 @@
 import threading
 import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -165,9 +166,9 @@ def test_a_crew_fills_folders_once_and_sends_them_to_all(tmp_path):
 
 def test_a_worker_with_other_versions_is_refused_in_one_line(tmp_path):
     other = versions() | {"torch": "1.0"}
-    job = Assignment("scan", "no-such-model", {}, (), None, 1, 1, other)
+    job = Assignment("scan", "no-such-model", {}, (), None, 1, 1, other, str(Path.cwd()))
     outcome = work(Board(tmp_path / "parts"), 2, job)
     assert outcome.files is None and outcome.kind == "ClusterError"
     assert "worker 2" in outcome.why and "here 1.0" in outcome.why
-    same = Assignment("scan", "no-such-model", {}, (), None, 1, 1, versions())
+    same = Assignment("scan", "no-such-model", {}, (), None, 1, 1, versions(), str(Path.cwd()))
     assert work(Board(tmp_path / "parts"), 2, same).kind == "UnknownNameError"

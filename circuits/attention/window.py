@@ -86,5 +86,6 @@ def pooled_maps(
     """The whole trial's map of a few heads: the context in bins, every token behind it alone."""
     tokens = trial_tokens(context, trial)
     bounds = (*edges(0, trial.length), *range(trial.length + 1, len(tokens) + 1))
-    values = pooled(model, prefix, tokens, heads, q_edges=bounds, k_edges=bounds)
+    ahead = prefix.crop(trial.length)  # a scan's context goes on behind the trial's
+    values = pooled(model, ahead, tokens, heads, q_edges=bounds, k_edges=bounds)
     return PooledMaps(trial.name, tuple(heads), bounds, bounds, in_steps(values))

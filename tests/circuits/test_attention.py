@@ -11,7 +11,7 @@ from circuits.ablations import ABLATIONS
 from circuits.attention.capture import capture_rows, region_of
 from circuits.attention.desk import TrialDesk, most_moved
 from circuits.attention.record import RECENT, REGIONS, STEPS
-from circuits.attention.window import edges, pooled, trial_tokens
+from circuits.attention.window import QUERIES, edges, pooled, pooled_maps, trial_tokens
 from circuits.plan import ScanSettings, make_plan
 from circuits.retrieval import scan
 from circuits.scan_result import ScanResult
@@ -151,6 +151,22 @@ def test_a_pooled_window_is_the_largest_of_each_cell(model, plan):
                 for j in range(len(k) - 1):
                     cell = full[head.layer, head.head, q[i] : q[i + 1], k[j] : k[j + 1]]
                     assert found[h, i, j] == pytest.approx(cell.max(), abs=1e-5)
+
+
+def test_a_map_of_a_shorter_trial_does_not_see_the_context_behind_it(model):
+    """More than one chunk of queries, in a context that goes on behind the trial."""
+    asked = make_plan(model, ScanSettings(**(ASKED | {"lengths": (125, 192)})))
+    context = asked.contexts[0]
+    trial = next(t for t in asked.trials[0] if t.length == 125)
+    tokens = trial_tokens(context, trial)
+    assert len(tokens) > QUERIES and len(context.tokens) > len(tokens)
+    heads = [Head(layer, 1) for layer in range(model.spec.n_layers)]
+    maps = pooled_maps(model, model.prefill(context.tokens), context, trial, heads)
+    full = whole_rows(model, tokens)
+    for h, head in enumerate(heads):
+        rows = full[head.layer, head.head][trial.length :, trial.length :]
+        found = maps.values[h][-len(rows) :, -len(rows) :] / STEPS
+        assert np.abs(found - rows).max() < 1.5 / STEPS
 
 
 def test_a_single_heavy_token_cannot_vanish_from_a_map(model, plan, result):

@@ -110,7 +110,7 @@ def validate(
     check_settings(settings)
     lines, folder = _start(heads, "validate", output, resume, as_json)
     result = measured(
-        "validate", model or _scanned_model(heads), _read_here(heads), settings=settings,
+        "validate", model or scanned_model(heads), _read_here(heads), settings=settings,
         folder=folder, lines=lines, place=place,
     )  # fmt: skip
     result.settings["command"] = command_line("validate")
@@ -153,7 +153,7 @@ def patch(
         sites=names(sites), layers=layers, n_needles=needles_tested, length=length,
         depth=depth, n_confirm=confirm, prompts=tuple((dict(inherited) | own).items()), seed=seed,
     )  # fmt: skip
-    named = (model or _scanned_model(heads)) if is_run else heads
+    named = (model or scanned_model(heads)) if is_run else heads
     result = measured(
         "patch", named, settings=settings, folder=folder, lines=lines, place=place,
     )  # fmt: skip
@@ -192,7 +192,7 @@ def circuit(
     )  # fmt: skip
     lines, folder = _start(heads, "circuit", output, resume, as_json)
     result = measured(
-        "circuit", model or _scanned_model(heads), _read_here(heads), settings=settings,
+        "circuit", model or scanned_model(heads), _read_here(heads), settings=settings,
         folder=folder, lines=lines, place=place,
     )  # fmt: skip
     result.settings["command"] = command_line("circuit")
@@ -230,7 +230,12 @@ def _start(
     return Lines(quiet=as_json), folder
 
 
-def _scanned_model(heads: str) -> str:
+def scanned_model(heads: str) -> str:
+    """The model that a scan was made of.
+
+    Raises:
+        ResultError: no scan.
+    """
     from circuits.scan_result import ScanResult
 
     if not Path(heads).is_dir():

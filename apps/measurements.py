@@ -52,6 +52,11 @@ MEASUREMENTS: tuple[Measurement, ...] = (
         "path patching, Goldowsky-Dill et al. 2023, 2304.05969; CPR and CMD: MIB 2025, 2504.13151",
     ),
     Measurement(
+        "Whether heads copy by their weights, and which earlier heads feed them", "weights",
+        "random matrices of the same shapes; all other earlier heads",
+        "Elhage et al. 2021, transformer-circuits.pub, through TransformerLens",
+    ),
+    Measurement(
         "By which pointers entities are bound", "bind",
         "groups that no mechanism predicts, control designs, fit against its ceiling",
         "mixing mechanisms 2025, 2510.06182",

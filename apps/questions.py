@@ -61,6 +61,23 @@ def effects(result: Any) -> str:
     )
 
 
+def weights(result: Any) -> str:
+    """Of the weights of heads."""
+    return (
+        f"Do {', '.join(result.settings['heads'])} of {result.provenance.model} copy by their "
+        "weights, and do their queries, keys and values read what earlier heads write?"
+    )
+
+
+def free_edits(result: Any) -> str:
+    """Of an intervention of one's own."""
+    return (
+        f"What does an intervention on {', '.join(result.settings['heads'])} of "
+        f"{result.provenance.model} do to the answers to {len(result.trials)} questions, beside "
+        "the same on matched random heads?"
+    )
+
+
 def reactivation(result: Any) -> str:
     """Of the re-activation of features over a text."""
     return (

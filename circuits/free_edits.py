@@ -27,17 +27,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from circuits.effects import Direction, Finding, judge, measure_effect
-from circuits.interventions import FORCED, METRICS, forced_metrics
+from circuits.case_metrics import FORCED, METRICS
+from circuits.effects import Direction, judge, measure_effect
+from circuits.free_result import FreeEdits
+from circuits.interventions import forced_metrics
 from circuits.shelf import Part, Shelf, model_label
 from circuits.validation_plan import ValidateSettings, ValidationPlan, make_validation
 from interp.errors import MnemoscopeError, ModelError, PromptError, ResultError, SiteError
 from interp.sites import Head
-from interp.store import Provenance, provenance
+from interp.store import provenance
 from probes.cases import Case, Scene
 
 if TYPE_CHECKING:
-    import pandas as pd
     import torch
 
     from interp.backends.hf import HFModel
@@ -66,36 +67,6 @@ class Question:
     value: tuple[int, ...]
     answer: tuple[int, ...]
     other: tuple[int, ...] | None
-
-
-@dataclass(frozen=True, eq=False)
-class FreeEdits:
-    """What an intervention did, beside the same done to matched random heads.
-
-    Attributes:
-        finding: the verdict, with its effect.
-        trials: one row a question that the model answers: before, after, mean of the random sets.
-        controls: the metric under each random set, `[draw, trial]`.
-    """
-
-    settings: dict[str, Any]
-    provenance: Provenance
-    finding: Finding
-    trials: list[dict[str, Any]]
-    controls: list[list[float]]
-    notes: tuple[str, ...] = ()
-
-    def to_frame(self) -> "pd.DataFrame":
-        """One row a question."""
-        import pandas as pd
-
-        return pd.DataFrame(self.trials)
-
-    def _repr_html_(self) -> str:
-        import html
-
-        told = html.escape(f"{self.finding.verdict}: {self.finding.claim}; {self.finding.reason}")
-        return f"<p>{told}</p>{self.to_frame().round(3).to_html(index=False)}"
 
 
 def score_intervention(

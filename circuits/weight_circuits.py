@@ -15,7 +15,6 @@ embeddings and gains of query-key norms are left out, so that QK scores are thos
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,13 +22,12 @@ import numpy as np
 from circuits.head_sets import check_heads
 from circuits.lens_heads import heads_of
 from circuits.statistics import randomisation_p
+from circuits.weight_result import WeightCircuits
 from interp.errors import ResultError
 from interp.sites import Head
-from interp.store import Provenance, provenance
+from interp.store import provenance
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from interp.backends.hf import HFModel
     from interp.backends.lens_weights import HeadWeights
 
@@ -38,44 +36,6 @@ N_RANDOM = 200
 N_SENDERS = 10
 PREVIOUS = 0.3
 """Least previous-token score of a sender that a scan proposes; the level of its role labels."""
-
-
-@dataclass(frozen=True, eq=False)
-class WeightCircuits:
-    """Scores of heads alone and of pairs, each beside its chance levels.
-
-    Attributes:
-        heads: one row a head and score (`copying`, `matching`): value, mean and 95 % of random
-            matrices, and p, the share of them that reach it.
-        pairs: one row a sender, receiver and mode: value, the same of random matrices, and
-            `p_heads`, the share of all heads earlier than the receiver that reach it.
-    """
-
-    settings: dict[str, Any]
-    provenance: Provenance
-    heads: list[dict[str, Any]]
-    pairs: list[dict[str, Any]]
-    notes: tuple[str, ...] = ()
-
-    def to_frame(self, kind: str = "pairs") -> "pd.DataFrame":
-        """`pairs`, highest excess over random first, or `heads`.
-
-        Raises:
-            ResultError: another kind.
-        """
-        import pandas as pd
-
-        if kind not in ("pairs", "heads"):
-            raise ResultError(f"weight circuits have pairs and heads, not {kind!r}")
-        rows = self.pairs if kind == "pairs" else self.heads
-        frame = pd.DataFrame(rows)
-        if frame.empty:
-            return frame
-        return frame.sort_values("excess", ascending=False, kind="stable", ignore_index=True)
-
-    def _repr_html_(self) -> str:
-        tables = (self.to_frame(kind).head(10).round(3) for kind in ("heads", "pairs"))
-        return "".join(table.to_html(index=False) for table in tables)
 
 
 def read_weights(

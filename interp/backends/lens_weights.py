@@ -71,11 +71,16 @@ def head_weights(bridge: Any, model: "HFModel") -> HeadWeights:
 
 
 def composition(left: Any, right: Any) -> Float[np.ndarray, "left right"]:
-    """TransformerLens' composition scores, every left matrix with every right one."""
+    """TransformerLens' composition scores, every left matrix with every right one.
+
+    A head that writes nothing feeds none, and one that reads nothing is fed by none: 0.
+    """
     from transformer_lens.utilities import composition_scores
 
     with torch.no_grad():
-        return composition_scores(left, right, broadcast_dims=True).cpu().numpy()
+        found = composition_scores(left, right, broadcast_dims=True)
+        empty = (left.norm() == 0)[:, None] | (right.norm() == 0)
+        return torch.where(empty, torch.zeros_like(found), found).cpu().numpy()
 
 
 def paired_composition(left: Any, right: Any) -> Float[np.ndarray, " pair"]:
@@ -107,13 +112,16 @@ def positive_share(matrix: Any, middle: Tensor) -> Float[np.ndarray, " head"]:
     """Sum of the eigenvalues over the sum of their sizes, of `matrix @ middle`, in -1 to 1.
 
     With `middle` = `through` these are the eigenvalues of the full circuit from tokens to tokens,
-    `W_E (W_V W_O) W_U`, which has the same ones apart from zeros.
+    `W_E (W_V W_O) W_U`, which has the same ones apart from zeros. Where there are none but zeros
+    nothing is raised nor lowered: 0.
     """
     from transformer_lens import FactoredMatrix
 
     with torch.no_grad():
         found = FactoredMatrix(middle.to(matrix.A) @ matrix.A, matrix.B).eigenvalues
-    return (found.real.sum(-1) / found.abs().sum(-1)).cpu().numpy()
+    size = found.abs().sum(-1)
+    share = found.real.sum(-1) / size
+    return torch.where(size > 0, share, torch.zeros_like(share)).cpu().numpy()
 
 
 def random_like(matrix: Any, n: int, generator: torch.Generator) -> Any:

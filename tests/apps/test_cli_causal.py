@@ -218,3 +218,17 @@ def test_the_real_models_heads_are_necessary(real, tmp_path):
     effect = by["ablate"]["effect"]
     assert effect["treated"] < effect["control_low"] < effect["baseline"] + 0.5
     assert by["ablate"]["verdict"] == "supported"
+
+
+def test_weights_are_scored_saved_and_shown_again(folders, here):
+    _, scan, base = folders
+    out = base / "weights"
+    args = ("weights", scan, "--top", "2", "--random", "20", "--output", out)
+    told = fine(here(*args))
+    assert "copy by their weights" in told and (out / "page.html").stat().st_size > 0
+    assert "already" in one_line_error(here(*args))
+    shown = json.loads(fine(here(*args, "--resume", "--json")))
+    assert len(shown["settings"]["heads"]) == 2 and shown["heads"]
+    refused = one_line_error(here("weights", scan, "--random", "3", "--output", base / "few"))
+    assert "20 random matrices or more" in refused and not (base / "few").exists()
+    assert "add --model" in one_line_error(here("weights", "L1H0", "--output", base / "none"))

@@ -1,5 +1,7 @@
 """Interventions written by a user, scored by our controls: held against `validate` itself."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +9,11 @@ import worlds
 
 import circuits
 import interp
-from circuits.free_edits import FreeEdits, Question, score_intervention
+from circuits.free_edits import Question, score_intervention
+from circuits.free_result import FreeEdits
 from circuits.validation import validate
 from circuits.validation_plan import ValidateSettings
-from interp.errors import ModelError, PromptError, SiteError
+from interp.errors import ModelError, PromptError, ResultError, SiteError
 from interp.sites import Head
 
 SETTINGS = {
@@ -109,11 +112,18 @@ def test_an_error_in_the_intervention_is_one_line_and_loses_nothing(world, tmp_p
         score_intervention(slow, heads, backwards, top=3, **small)
 
 
-def test_results_say_what_was_asked_and_bad_input_is_refused(world):
+def test_results_say_what_was_asked_and_bad_input_is_refused(world, tmp_path):
     fast, slow, heads = world
     small = {**SETTINGS, "n_needles": 3}
     result = score_intervention(slow, heads, zero_in_the_suffix, top=3, **small)
     assert isinstance(result, FreeEdits)
+    back = FreeEdits.load(result.save(tmp_path / "run"))
+    assert back.finding == result.finding and back.trials == result.trials
+    assert back.controls == result.controls
+    assert back.settings == json.loads(json.dumps(result.settings))
+    assert {len(d.x) for d in back.figure().data} == {len(result.trials)}
+    with pytest.raises(ResultError, match="unknown figure"):
+        back.figure("maps")
     assert "out.input = z" in result.settings["intervention"]
     assert result.finding.verdict in result._repr_html_()
     with pytest.raises(

@@ -8,12 +8,8 @@ import torch
 import circuits
 from circuits.head_sets import HeadSet
 from circuits.lens_heads import from_lens, to_lens
-from circuits.weight_circuits import (
-    MODES,
-    WeightCircuits,
-    direct_attribution,
-    read_weights,
-)
+from circuits.weight_circuits import MODES, direct_attribution, read_weights
+from circuits.weight_result import WeightCircuits
 from interp.backends.hf import HFModel
 from interp.backends.lens import boot
 from interp.errors import ResultError, SiteError
@@ -151,6 +147,18 @@ def test_a_planted_composition_stands_out():
     assert pairs[pairs.sender == "L0H1"].score.max() < 0.6
 
 
+def test_a_head_that_writes_nothing_scores_zero_not_nothing():
+    model = under("llama")
+    layer = model.anatomy.layers[0].self_attn
+    with torch.no_grad():
+        layer.o_proj.weight[:, : model.spec.d_head] = 0
+    result = read_weights(model, HEADS, senders=SENDERS, n_random=20)
+    silent = [r for r in result.heads if (r["head"], r["kind"]) == ("L0H0", "copying")]
+    assert [r["score"] for r in silent] == [0.0]
+    assert {r["score"] for r in result.pairs if r["sender"] == "L0H0"} == {0.0}
+    assert all(r["score"] > 0 for r in result.pairs if r["sender"] == "L1H0")
+
+
 def test_a_users_bridge_gives_the_same_and_is_left_alone():
     model = under("llama")
     bridge = boot(model.hf, model.spec)
@@ -163,12 +171,20 @@ def test_a_users_bridge_gives_the_same_and_is_left_alone():
         assert torch.equal(bridge(torch.tensor([[3, 4, 5]])), before)
 
 
-def test_results_say_what_was_asked_and_bad_input_is_refused():
+def test_results_say_what_was_asked_and_bad_input_is_refused(tmp_path):
     model = under("llama")
     result = read_weights(model, HEADS, n_random=20)
     assert "the earlier ones among the heads given" in result.notes[0]
     assert {(r["sender"], r["receiver"]) for r in result.pairs} == {("L1H3", "L2H1")}
     assert isinstance(result, WeightCircuits) and "matching" in result._repr_html_()
+    back = WeightCircuits.load(result.save(tmp_path / "run"))
+    assert back.heads == result.heads and back.pairs == result.pairs
+    assert back.provenance == result.provenance and back.settings == result.settings
+    for kind in ("heads", "pairs"):
+        frame, drawn = back.to_frame(kind), back.figure(kind).data
+        assert sum(len(d.x) for d in drawn if d.type == "scatter") == min(len(frame), 24)
+    with pytest.raises(ResultError, match="not 'maps'"):
+        back.figure("maps")
     assert result.settings["senders"] == ["L2H1", "L1H3"]
     with pytest.raises(ResultError, match="pairs and heads, not 'edges'"):
         result.to_frame("edges")

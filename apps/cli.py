@@ -20,9 +20,11 @@ from apps import (
     exploring,
     graph,
     losses,
+    planning,
     reactivation,
     reporting,
     sweep,
+    weights,
 )
 from apps.console import Lines, fail, say
 from apps.engines import Place, measured, placed
@@ -165,37 +167,6 @@ def _published(
 
 
 @app.command()
-@interruptible
-def plan(
-    model: Model,
-    lengths: Lengths = "",
-    depths: Depths = "0,0.25,0.5,0.75,1",
-    haystacks: Haystacks = 6,
-    haystack: Haystack = None,
-    needles: Needles = "",
-    kinds: Kinds = "",
-    languages: Languages = "en",
-    mode: Mode = "shared",
-    style: Style = "auto",
-    cue_words: CueWords = 3,
-    attention: Attention = 20,
-    device: Device = None,
-    dtype: Dtype = "auto",
-    threads: Threads = None,
-    as_json: AsJson = False,
-) -> None:
-    """Say what a scan would cost: forward passes, tokens, memory and time."""
-    from apps.estimate import estimate, table
-    from circuits.plan import make_plan
-
-    settings = _settings(lengths, depths, haystacks, haystack, needles, kinds, languages, mode,
-                         style, cue_words, 10, 0, True, True, attention)  # fmt: skip
-    loaded = load(model, device, dtype, None, None, threads)
-    cost = estimate(loaded, make_plan(loaded, settings))
-    say(json.dumps(cost)) if as_json else table(cost)
-
-
-@app.command()
 def compare(
     first: Annotated[Path, typer.Argument(help="A run folder, or a score file of another tool.")],
     second: Annotated[Path, typer.Argument(help="Another one, of the same or a related model.")],
@@ -299,9 +270,11 @@ graph.register(app, bench_app)
 losses.register(app, bench_app)
 reactivation.register(app, bench_app)
 exploring.register(app, bench_app)
+planning.register(app, bench_app)
 bench_backends.register(bench_app)
 reporting.register(app, bench_app)
 sweep.register(app, bench_app)
+weights.register(app, bench_app)
 
 
 def main() -> None:

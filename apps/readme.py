@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from apps import bench_backends_view, plan_error
 from apps.console import markdown_table
 from apps.measurements import MEASUREMENTS
 from circuits.ablations import ABLATIONS
@@ -210,6 +211,8 @@ def _result(name: str) -> dict[str, Any]:
 BLOCKS: dict[str, Callable[[], str]] = {
     "measurements": measurements,
     "bench_explore": bench_explore,
+    "bench_backends": lambda: bench_backends_view.markdown(_result("bench_backends_cpu")),
+    "bench_plan": plan_error.bench_plan,
     "capabilities": capabilities,
     "ablations": ablations,
     "validation": validation,

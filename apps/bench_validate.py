@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from apps.options import machine
 from circuits.ablations import ABLATIONS
-from circuits.interventions import FORCED, forced_metrics, material, rebased, run_sets
+from circuits.case_metrics import FORCED
+from circuits.interventions import forced_metrics, material, rebased, run_sets
 from circuits.plan import ScanSettings, make_plan
 from interp.errors import ModelError, ResultError
 from interp.sites import Head

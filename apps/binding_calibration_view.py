@@ -8,7 +8,7 @@ from apps.console import markdown_table, print_table
 from apps.result_kinds import KINDS
 
 if TYPE_CHECKING:
-    from circuits.binding_calibration import BindingCalibration
+    from circuits.binding_calibration_result import BindingCalibration
 
 COLUMNS = [
     "planted model", "truth", "named (seeds)", "right", "within or between prompts",

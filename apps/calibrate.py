@@ -35,7 +35,7 @@ SUITES: dict[str, Suite] = {
     ),
     "binding": Suite(
         "probes.planted_binding.PLANTED_BINDING", "circuits.binding_calibration.calibrate_binding",
-        "circuits.binding_calibration.BindingCalibration", "apps.binding_calibration_view",
+        "circuits.binding_calibration_result.BindingCalibration", "apps.binding_calibration_view",
     ),
     "graph": Suite(
         "probes.planted_features.WORLDS", "circuits.graph_calibration.calibrate_graph",

@@ -135,8 +135,9 @@ def effects(
 ) -> None:
     """Take features away at function and at content tokens equally far from the prediction."""
     from apps.graph_report import show_effects
-    from circuits.effects_result import FeatureEffects, feature_effects
-    from circuits.feature_trials import EffectSettings, check_effects
+    from circuits.effect_plan import EffectSettings, check_effects
+    from circuits.effects_result import FeatureEffects
+    from circuits.effects_run import feature_effects
     from circuits.graph_result import FeatureGraph
 
     settings = EffectSettings(what=what, n_trials=trials, draws=draws, seed=seed)

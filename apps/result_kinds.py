@@ -153,6 +153,20 @@ KINDS: dict[str, Kind] = {
              "among the candidates was not tested",), "circuit_",
         ),
         Kind(
+            "weight-circuits", "weights of heads", "circuits.weight_result.WeightCircuits",
+            "apps.weights_page", questions.weights,
+            ("weights say what a head could do, not what it does on any text; rotary embeddings "
+             "and gains of query-key norms are left out",
+             "trained matrices share directions that random ones do not: look at the other "
+             "earlier heads, not at random matrices alone"),
+        ),
+        Kind(
+            "free-edits", "intervention", "circuits.free_result.FreeEdits", "apps.free_page",
+            questions.free_edits,
+            ("a verdict is about this intervention on these heads and prompts; that it does only "
+             "what its author meant is not checked",),
+        ),
+        Kind(
             "binding", "binding", "circuits.binding_result.BindingResult", "apps.binding_page",
             questions.binding,
             ("a mechanism is named for a task, a target and a number of groups; another wording "
@@ -212,7 +226,8 @@ KINDS: dict[str, Kind] = {
         ),
         Kind(
             "binding-calibration", "calibration of the binding detector",
-            "circuits.binding_calibration.BindingCalibration", "apps.binding_calibration_view",
+            "circuits.binding_calibration_result.BindingCalibration",
+            "apps.binding_calibration_view",
             questions.calibration("the named binding mechanisms", "models"), PLANTED, planted=True,
         ),
         Kind(

@@ -12,8 +12,8 @@ import numpy as np
 import plotly.graph_objects as go
 
 from apps import figure_parts as parts
+from circuits.case_metrics import METRICS
 from circuits.effects import Effect, Finding
-from circuits.interventions import METRICS
 from circuits.statistics import Interval, cluster_interval
 from circuits.validation_result import DENOISE
 from interp.errors import ResultError

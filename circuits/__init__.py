@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from circuits.comparison import compare
     from circuits.crew.ray_cluster import Cluster
     from circuits.crew.ray_engine import run_on_ray
-    from circuits.effects_result import FeatureEffects, feature_effects
-    from circuits.feature_trials import EffectSettings
-    from circuits.free_edits import FreeEdits, score_intervention
+    from circuits.effect_plan import EffectSettings
+    from circuits.effects_result import FeatureEffects
+    from circuits.effects_run import feature_effects
+    from circuits.free_edits import score_intervention
+    from circuits.free_result import FreeEdits
     from circuits.graph_json import write_graph_json
     from circuits.graph_plan import GraphSettings
     from circuits.graph_result import FeatureGraph
@@ -49,7 +51,8 @@ if TYPE_CHECKING:
     from circuits.validation import validate
     from circuits.validation_plan import ValidateSettings
     from circuits.validation_result import ValidationResult
-    from circuits.weight_circuits import WeightCircuits, direct_attribution, read_weights
+    from circuits.weight_circuits import direct_attribution, read_weights
+    from circuits.weight_result import WeightCircuits
 
 __all__ = [
     "BindSettings",
@@ -107,10 +110,10 @@ _HOME = {
     "CircuitResult": "circuits.circuit_result",
     "CircuitSettings": "circuits.circuit",
     "Cluster": "circuits.crew.ray_cluster",
-    "EffectSettings": "circuits.feature_trials",
+    "EffectSettings": "circuits.effect_plan",
     "FeatureEffects": "circuits.effects_result",
     "FeatureGraph": "circuits.graph_result",
-    "FreeEdits": "circuits.free_edits",
+    "FreeEdits": "circuits.free_result",
     "GraphSettings": "circuits.graph_plan",
     "GrowthResult": "circuits.growth_result",
     "GrowthSettings": "circuits.growth_plan",
@@ -124,12 +127,12 @@ _HOME = {
     "ScanSettings": "circuits.plan",
     "ValidateSettings": "circuits.validation_plan",
     "ValidationResult": "circuits.validation_result",
-    "WeightCircuits": "circuits.weight_circuits",
+    "WeightCircuits": "circuits.weight_result",
     "binding": "circuits.binding_run",
     "calibrate": "circuits.calibration",
     "compare": "circuits.comparison",
     "direct_attribution": "circuits.weight_circuits",
-    "feature_effects": "circuits.effects_result",
+    "feature_effects": "circuits.effects_run",
     "feature_growth": "circuits.growth_run",
     "find_circuit": "circuits.circuit",
     "from_lens": "circuits.lens_heads",

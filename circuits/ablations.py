@@ -7,13 +7,13 @@ the place where it acts and who used it; every result carries all four.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from interp.errors import UnknownNameError
 from interp.sites import Edit, Head, Site
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Scope = Literal["suffix", "decode", "everywhere"]
 
@@ -39,8 +39,8 @@ class Material:
 
     positions: tuple[int, ...]
     classes: tuple[str, ...] = ()
-    means: Mapping[str, Tensor] = field(default_factory=dict)
-    twin: Mapping[int, Tensor] = field(default_factory=dict)
+    means: "Mapping[str, Tensor]" = field(default_factory=dict)
+    twin: "Mapping[int, Tensor]" = field(default_factory=dict)
     needle: range = range(0)
 
 
@@ -70,6 +70,8 @@ class Ablation:
 
 def _z(op: str) -> Callable[[Head, Material], Edit]:
     def edit(head: Head, m: Material) -> Edit:
+        import torch
+
         if op == "mean":
             value = torch.stack([m.means[c][head.layer, head.head] for c in m.classes])
         elif op == "resample":

@@ -9,36 +9,23 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from circuits.binding_calibration_result import BindingCalibration
 from circuits.binding_mixture import KERNEL
 from circuits.binding_result import StudyResult
 from circuits.binding_run import binding
 from circuits.mixture import MixtureFit
 from circuits.shelf import Shelf
-from circuits.statistics import clopper_pearson
 from interp.errors import PromptError, UnknownNameError
-from interp.store import (
-    RESULT,
-    Provenance,
-    provenance,
-    read_result,
-    unharmed,
-    write_folder,
-    write_json,
-)
+from interp.store import Provenance, provenance
 from probes.planted_binding import PLANTED_BINDING, BindingTruth, build
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 Progress = Callable[[int, int, str], None]
-KIND, SCHEMA = "binding-calibration", 1
 
 OPTIONS: dict[str, Any] = {
     "style": "completion", "n_sets": 8, "donors": 8, "n_controls": 8, "heads": False,
@@ -54,60 +41,6 @@ EXACT = (
 """Models in which every prompt follows the formula itself, so that its parameters can be asked for:
 not `switching` (each prompt follows one term), `word_prior` (a term more), `bf16` (rounded).
 """
-
-
-@dataclass(frozen=True, eq=False)
-class BindingCalibration:
-    """One row a model: what is true of it, what was said, and how near the parameters came.
-
-    Columns: model, seed, expected, mechanisms, abstained, named, right (the same mechanisms, or an
-    abstention where one is due), mislabelled (a mechanism named that is not there), where,
-    where_right, weights_off (largest share), sigma_off (groups), seconds.
-    """
-
-    settings: dict[str, Any]
-    provenance: Provenance
-    rows: "pd.DataFrame"
-
-    def summary(self) -> dict[str, Any]:
-        """Counts with Clopper-Pearson intervals, and the largest errors of parameters."""
-        rows = self.rows
-        out: dict[str, Any] = {}
-        for name in ("right", "mislabelled"):
-            k, n = int(rows[name].sum()), len(rows)
-            out[name] = {"k": k, "n": n, "interval": list(clopper_pearson(k, n))}
-        placed = rows["where_right"].dropna()
-        out["where_right"] = {"k": int(placed.astype(bool).sum()), "n": len(placed)}
-        for name in ("weights_off", "sigma_off"):
-            found = rows[name].dropna()
-            out[name] = float(found.max()) if len(found) else None
-        return out
-
-    def save(self, folder: str | Path) -> Path:
-        """Write a folder with result.json and the table."""
-
-        def fill(target: Path) -> None:
-            self.rows.to_parquet(target / "rows.parquet")
-            write_json(target / RESULT, {
-                "kind": KIND, "schema": SCHEMA, "settings": self.settings,
-                "provenance": self.provenance,
-            })  # fmt: skip
-
-        return write_folder(Path(folder), fill)
-
-    @classmethod
-    def load(cls, folder: str | Path) -> "BindingCalibration":
-        """Read a folder.
-
-        Raises:
-            ResultError: missing, damaged, of another kind or version.
-        """
-        import pandas as pd
-
-        meta = read_result(Path(folder), kind=KIND, version=SCHEMA)
-        with unharmed(folder):
-            rows = pd.read_parquet(Path(folder) / "rows.parquet")
-            return cls(meta["settings"], Provenance(**meta["provenance"]), rows)
 
 
 def calibrate_binding(

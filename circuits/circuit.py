@@ -18,9 +18,9 @@ import numpy as np
 
 from circuits.attribution import screen
 from circuits.candidates import INHERITED, Ask, Candidates, find_candidates
+from circuits.case_metrics import FORCED
 from circuits.circuit_result import CircuitResult
 from circuits.faithfulness import circuits_of, run_circuits
-from circuits.interventions import FORCED
 from circuits.patch_prompts import LENGTH, Patchable, class_means, patchables
 from circuits.paths import (
     CHANNELS,

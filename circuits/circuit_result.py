@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from circuits.faithfulness import areas, curves
+from circuits.faithfulness_curves import areas, curves
 from circuits.statistics import cluster_intervals
 from interp.errors import ResultError
 from interp.store import (
@@ -39,7 +39,8 @@ class CircuitResult:
         edge_rows: one row an edge and question: sender, receiver, channel (q, k, v), whether the
             screen or chance picked it, changes of the metrics when it alone carries the ablation.
         node_rows: one row a component and question: changes under total and direct ablation.
-        circuit_rows: one row a circuit of heads and question; see `circuits.faithfulness`.
+        circuit_rows: one row a circuit of heads and question; see
+            `circuits.faithfulness.run_circuits`.
     """
 
     settings: dict[str, Any]

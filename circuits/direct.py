@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from circuits.ablations import Ablation, Material, edits_of
-from circuits.interventions import FORCED, forced_metrics
+from circuits.case_metrics import FORCED
+from circuits.interventions import forced_metrics
 from interp.sites import Edit, Head, Site
 from interp.trace import Prefix, SiteRead
 from probes.cases import Case

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from circuits.effect_plan import CONTROLS, DISTANCES, PLACES, EffectSettings
 from circuits.effects import Effect, Finding, corrected, judge, measure_effect
-from circuits.feature_trials import CONTROLS, DISTANCES, PLACES, EffectSettings
 
 SMALLEST = 0.05
 """Smallest effect of interest, in nats of the next token's log-probability."""

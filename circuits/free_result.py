@@ -48,13 +48,13 @@ class FreeEdits:
         return import_module("apps.free_page").draw(self, kind)
 
     def save(self, folder: str | Path) -> Path:
-        """Write a run folder: result.json and the questions as CSV."""
+        """Write a run folder: result.json and the table of questions."""
 
         def fill(target: Path) -> None:
-            self.to_frame().to_csv(target / "trials.csv", index=False)
+            self.to_frame().to_parquet(target / "trials.parquet")
             write_json(target / RESULT, {
                 "kind": KIND, "schema": SCHEMA, "settings": self.settings,
-                "provenance": self.provenance, "finding": self.finding, "trials": self.trials,
+                "provenance": self.provenance, "finding": self.finding,
                 "controls": self.controls, "notes": list(self.notes),
             })  # fmt: skip
 
@@ -67,12 +67,15 @@ class FreeEdits:
         Raises:
             ResultError: missing, damaged, of another kind or version.
         """
+        import pandas as pd
+
         meta = read_result(Path(folder), kind=KIND, version=SCHEMA)
         with unharmed(folder):
+            trials: Any = pd.read_parquet(Path(folder) / "trials.parquet").to_dict("records")
             told = meta["finding"]
             finding = Finding(**(told | {"effect": Effect(**told["effect"])}))
             return cls(
-                meta["settings"], Provenance(**meta["provenance"]), finding, meta["trials"],
+                meta["settings"], Provenance(**meta["provenance"]), finding, trials,
                 meta["controls"], tuple(meta["notes"]),
             )  # fmt: skip
 

@@ -16,7 +16,7 @@ from jaxtyping import Int
 from circuits.edge_rules import parse_rule
 from interp.errors import PromptError, UnknownNameError
 from interp.sites import SITE_KINDS
-from probes.activations import beginning
+from probes.beginnings import beginning
 from probes.documents import Source, Window, stream_documents, windows
 from probes.token_counts import TokenCounts, count_tokens
 
@@ -43,7 +43,7 @@ class GraphSettings:
         control: "shuffled" trains and counts a dictionary of the model with shuffled weights too,
             on `control_tokens` positions.
         length: tokens of a window, in which a document is read.
-        bos: see `probes.activations.BOS`.
+        bos: see `probes.beginnings.BOS`.
         skip_first: positions at the beginning of each window that are read over, not counted.
         cut: share of all occurrences that function tokens make (the paper's: .40).
         rule: when a pair is an edge of the graph, see `circuits.edge_rules`.

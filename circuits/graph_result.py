@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from circuits.edge_rules import apply_rule, parse_rule
 from circuits.feature_counts import FeatureCounts
 from interp.errors import ResultError, UnknownNameError
 from interp.store import RESULT, Provenance, read_result, unharmed, write_folder, write_json
+from probes.feature_stored import StoredDictionary, dictionary_of
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -33,7 +35,7 @@ class StationResult:
     Attributes:
         key: such as "L15", "L15-seed1", "L15-shuffled".
         site: where the dictionary reads.
-        dictionary: its weights.
+        held: its dictionary, or where a run folder has it.
         quality: on text that did not train it, see `probes.feature_quality`.
         counts: of every token and feature.
         tables: by name, see `circuits.graph_tables`.
@@ -42,10 +44,15 @@ class StationResult:
     key: str
     layer: int
     site: str
-    dictionary: "Dictionary"
+    held: "Dictionary | StoredDictionary"
     quality: dict[str, Any]
     counts: FeatureCounts
     tables: Mapping[str, "pd.DataFrame"]
+
+    @cached_property
+    def dictionary(self) -> "Dictionary":
+        """The weights; those of a saved run are read when they are first asked for."""
+        return dictionary_of(self.held)
 
     @property
     def verdict(self) -> str:
@@ -242,12 +249,10 @@ def check_export(path: str | Path) -> Path:
 def _station(folder: Path, row: dict[str, Any]) -> StationResult:
     import pandas as pd
 
-    from probes.feature_files import read_dictionary
-
     own = folder / row["key"]
     frames = {n: pd.read_parquet(own / "tables" / f"{n}.parquet") for n in row["tables"]}
     return StationResult(
-        row["key"], row["layer"], row["site"], read_dictionary(str(own / "dictionary")),
+        row["key"], row["layer"], row["site"], StoredDictionary(own / "dictionary"),
         row["quality"], read_counts(own / "counts"), frames,
     )  # fmt: skip
 

@@ -144,7 +144,7 @@ def _measure(
                 key=s.key,
                 layer=s.layer,
                 site=str(s.site),
-                dictionary=s.dictionary,
+                held=s.dictionary,
                 quality=judged[s.key],
                 counts=whole,
                 tables=tables(whole, blocks, shuffled, classes, settings),

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.store import RESULT, Provenance, read_result, unharmed, write_folder, write_json
+from probes.feature_stored import StoredDictionary, dictionary_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,14 +30,14 @@ class GrowthResult:
         rows: a row a model, layer and dictionary ("shared", "own"): control (is it the model of
             shuffled weights), features, alive, alive_share, l0, fvu, l0_asked, alive_matched,
             l0_matched, threshold_factor, positions, reading.
-        dictionaries: the shared ones, by layer ("L2").
+        held: the shared dictionaries by layer ("L2"), or where a run folder has them.
     """
 
     settings: dict[str, Any]
     models: Mapping[str, Provenance]
     text: dict[str, Any]
     rows: "pd.DataFrame"
-    dictionaries: Mapping[str, "Dictionary"]
+    held: "Mapping[str, Dictionary | StoredDictionary]"
 
     @classmethod
     def of(
@@ -46,6 +48,11 @@ class GrowthResult:
         import pandas as pd
 
         return cls(settings, models, text, pd.DataFrame(list(rows)), dictionaries)
+
+    @cached_property
+    def dictionaries(self) -> "Mapping[str, Dictionary]":
+        """The shared ones; those of a saved run are read when they are first asked for."""
+        return {name: dictionary_of(held) for name, held in self.held.items()}
 
     @property
     def provenance(self) -> Provenance:
@@ -76,26 +83,24 @@ class GrowthResult:
             write_json(target / RESULT, {
                 "kind": KIND, "schema": SCHEMA, "settings": self.settings,
                 "models": dict(self.models), "text": self.text,
-                "dictionaries": list(self.dictionaries),
+                "dictionaries": list(self.held),
             })  # fmt: skip
 
         return write_folder(Path(folder), fill)
 
     @classmethod
     def load(cls, folder: str | Path) -> "GrowthResult":
-        """Read a run folder.
+        """Read a run folder; weights are read as they are used.
 
         Raises:
             ResultError: missing, unfinished, damaged, of another kind or version.
         """
         import pandas as pd
 
-        from probes.feature_files import read_dictionary
-
         folder = Path(folder)
         meta = read_result(folder, kind=KIND, version=SCHEMA)
         with unharmed(folder):
             rows = pd.read_parquet(folder / TABLE)
             models = {name: Provenance(**made) for name, made in meta["models"].items()}
-            held = {name: read_dictionary(str(folder / name)) for name in meta["dictionaries"]}
+            held = {name: StoredDictionary(folder / name) for name in meta["dictionaries"]}
             return cls(meta["settings"], models, meta["text"], rows, held)

@@ -28,13 +28,8 @@ from circuits.shelf import Shelf, model_label
 from interp.errors import PromptError
 from interp.sites import Site
 from interp.store import Provenance, provenance
-from probes.activations import (
-    batches,
-    beginning,
-    shuffled_weights,
-    site_activations,
-    sites_at,
-)
+from probes.activations import batches, shuffled_weights, site_activations, sites_at
+from probes.beginnings import beginning
 from probes.documents import Source, stream_documents, windows
 from probes.feature_files import read_dictionary, write_dictionary
 from probes.feature_sites import check_dictionary

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from circuits.ablations import Ablation, Material, Scope, edits_of
+from circuits.case_metrics import FORCED
 from circuits.measure import stop_tokens
 from interp.errors import PromptError
 from interp.sites import Edit, Head, Site
@@ -23,16 +24,6 @@ from probes.rouge import contains, rouge1_recall
 if TYPE_CHECKING:
     from interp.backends.hf import HFModel
 
-METRICS: dict[str, tuple[str, str]] = {
-    "logprob": ("log-probability of the answer", "nats"),
-    "logit_diff": ("logit of the answer minus that of the counterfactual value", "logits"),
-    "exact": ("greedy decoding gives just the answer", "share"),
-    "contains": ("the generated text holds the answer", "share"),
-    "rouge": ("ROUGE-1 recall of the answer in the generated text", "share"),
-}
-"""Name: what it is, and its unit. The last two need generation."""
-
-FORCED, GENERATED = ("logprob", "logit_diff", "exact"), ("contains", "rouge")
 N_NEW = 24
 """Tokens generated at most, where generation is asked for."""
 ROWS = 64
@@ -42,7 +33,7 @@ Sets = Sequence[Sequence[Head]]
 
 
 def forced_metrics(logits: Tensor, case: Case) -> np.ndarray:
-    """`logprob`, `logit_diff`, `exact` of one row of answers: `logits` `[answer, d_vocab]`."""
+    """The metrics of `FORCED` of one row of answers: `logits` `[answer, d_vocab]`."""
     ids = torch.tensor(case.answer)
     gold = logits.log_softmax(-1).gather(-1, ids[:, None]).sum()
     best = (logits.argmax(-1) == ids).all()
@@ -50,7 +41,8 @@ def forced_metrics(logits: Tensor, case: Case) -> np.ndarray:
     if case.differs is not None and case.other is not None:
         row = logits[case.differs]
         gap = float(row[case.answer[case.differs]] - row[case.other[case.differs]])
-    return np.array([float(gold), gap, float(best)])
+    found = {"logprob": float(gold), "logit_diff": gap, "exact": float(best)}
+    return np.array([found[name] for name in FORCED])
 
 
 def rebased(model: "HFModel", prefix: Prefix, case: Case, scope: Scope) -> tuple[Prefix, Case]:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from interp.errors import PromptError, UnknownNameError
-from probes.activations import BOS, beginning
+from probes.beginnings import BOS, beginning
 from probes.documents import Source, Window, stream_documents, windows
 from probes.ngrams import NGram
 from probes.token_classes import CLASSES, INDEX, linguistic_classes
@@ -42,7 +42,7 @@ class LossSettings:
         order: of the n-gram model.
         train_share: share of the documents that train it where it has no text of its own.
         tokens: positions to measure; 0 takes all.
-        length: tokens of a window; bos: see `probes.activations.BOS`.
+        length: tokens of a window; bos: see `probes.beginnings.BOS`.
         skip_first: positions at the beginning of a window that are not measured.
         gradients: windows whose gradients are shared out among the groups; 0 for none.
         blocks: stretches of text that are kept when a run is interrupted.

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from circuits.candidates import prompt_settings
-from circuits.interventions import FORCED, forced_metrics, row_logits
+from circuits.case_metrics import FORCED
+from circuits.interventions import forced_metrics, row_logits
 from circuits.plan import ScanSettings, make_plan
 from interp.errors import PromptError, ResultError
 from interp.sites import Edit, Site

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from circuits.attribution import exact, rank_agreement, screen
-from circuits.interventions import FORCED
+from circuits.case_metrics import FORCED
 from circuits.patch_prompts import LENGTH, Patchable, activations, patchables, run_rows
 from circuits.patch_result import PatchResult
 from circuits.shelf import Job, Part, Parts, model_label, open_shelf

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from circuits import interventions as run
 from circuits.ablations import Ablation, Material, Scope
+from circuits.case_metrics import FORCED, GENERATED
 from interp.trace import Prefix
 from probes.cases import Case, Scene
 
@@ -37,7 +38,7 @@ class Station:
         self.model, self.reference = model, reference
         self.scope: Scope = "decode" if scope == "decode" else "suffix"
         self.context, self.generate = context, generate
-        self.metrics = run.FORCED + (run.GENERATED if generate else ())
+        self.metrics = FORCED + (GENERATED if generate else ())
         self._means: dict[str, Tensor] | None = None
         self._prefixes: dict[tuple[int, bool], Prefix] = {}
 
@@ -49,9 +50,9 @@ class Station:
         prefix, rebased, m = self.ready(scene, case, how, on_twin=on_twin, scope=scope)
         forced = run.run_sets(self.model, prefix, rebased, sets, how=how, m=m)
         out = np.full((len(sets), len(self.metrics)), np.nan)
-        out[:, : len(run.FORCED)] = forced
+        out[:, : len(FORCED)] = forced
         if self.generate and not any(sets):
-            out[:, len(run.FORCED) :] = self.generated(scene, case, sets, how, on_twin=on_twin)
+            out[:, len(FORCED) :] = self.generated(scene, case, sets, how, on_twin=on_twin)
         return out
 
     def generated(

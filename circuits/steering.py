@@ -24,7 +24,7 @@ from circuits.statistics import clopper_pearson
 from interp.errors import PromptError
 from interp.sites import Edit
 from interp.trace import Prefix, SiteRead
-from probes.activations import beginning
+from probes.beginnings import beginning
 from probes.features import Dictionary
 from probes.format import encode, prompt_format
 from probes.token_classes import INDEX, linguistic_classes

@@ -16,6 +16,7 @@ import numpy as np
 
 from circuits import interventions as run
 from circuits.ablations import ABLATIONS, Ablation, edits_of, scope
+from circuits.case_metrics import FORCED
 from circuits.direct import can_freeze, direct_effects
 from circuits.shelf import Job, Part, Parts, Shelf, model_label, open_shelf
 from circuits.specificity import probes, run_probes
@@ -194,7 +195,7 @@ class _Bench:
                 and (s.role != "random" or s.draw < self.settings.n_generated)
             ]  # fmt: skip
             chosen = [sets[i].heads for i in drawn]
-            out[drawn, len(run.FORCED) :] = self.station.generated(scene, case, chosen, how)
+            out[drawn, len(FORCED) :] = self.station.generated(scene, case, chosen, how)
         return Part({"values": out})
 
     def _everywhere(self, how: Ablation, sets: tuple[NamedSet, ...], scene: Scene) -> Job:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from circuits import controls
 from circuits.ablations import ABLATIONS, ablation, scope
 from circuits.candidates import Ask, Candidates, find_candidates
-from circuits.interventions import FORCED, METRICS
+from circuits.case_metrics import FORCED, METRICS
 from circuits.plan import ScanPlan, ScanSettings, make_plan
 from circuits.roles import role_scores
 from interp.errors import PromptError, ResultError, UnknownNameError

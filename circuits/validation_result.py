@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from circuits.ablations import ABLATIONS
+from circuits.case_metrics import METRICS
 from circuits.effects import Effect, Finding, corrected, judge, measure_effect
-from circuits.interventions import METRICS
 from circuits.statistics import (
     benjamini_hochberg,
     clopper_pearson,

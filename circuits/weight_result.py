@@ -58,15 +58,15 @@ class WeightCircuits:
         return import_module("apps.weights_page").draw(self, kind)
 
     def save(self, folder: str | Path) -> Path:
-        """Write a run folder: result.json and both tables as CSV."""
+        """Write a run folder: result.json and a table of heads and of pairs."""
+        import pandas as pd
 
         def fill(target: Path) -> None:
             for kind in ("pairs", "heads"):
-                self.to_frame(kind).to_csv(target / f"{kind}.csv", index=False)
+                pd.DataFrame(getattr(self, kind)).to_parquet(target / f"{kind}.parquet")
             write_json(target / RESULT, {
                 "kind": KIND, "schema": SCHEMA, "settings": self.settings,
-                "provenance": self.provenance, "heads": self.heads, "pairs": self.pairs,
-                "notes": list(self.notes),
+                "provenance": self.provenance, "notes": list(self.notes),
             })  # fmt: skip
 
         return write_folder(Path(folder), fill)
@@ -78,10 +78,16 @@ class WeightCircuits:
         Raises:
             ResultError: missing, damaged, of another kind or version.
         """
+        import pandas as pd
+
         meta = read_result(Path(folder), kind=KIND, version=SCHEMA)
         with unharmed(folder):
+            tables: Any = [
+                pd.read_parquet(Path(folder) / f"{kind}.parquet").to_dict("records")
+                for kind in ("heads", "pairs")
+            ]
             return cls(
-                meta["settings"], Provenance(**meta["provenance"]), meta["heads"], meta["pairs"],
+                meta["settings"], Provenance(**meta["provenance"]), tables[0], tables[1],
                 tuple(meta["notes"]),
             )  # fmt: skip
 

@@ -6,13 +6,13 @@ What a dictionary of sparse features is trained on, and what it is applied to. W
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.errors import ModelError, SiteError, UnknownNameError
+from interp.errors import SiteError
 from interp.sites import Site
 from interp.trace import SiteRead
 
@@ -23,12 +23,6 @@ Item = TypeVar("Item")
 
 TOGETHER = 8
 """Windows that are handed to the model at a time."""
-BOS = {
-    "auto": "in front of each window if the tokenizer itself would put it in front of a text",
-    "always": "in front of each window",
-    "never": "nowhere",
-}
-"""What is done about a token that begins a sequence."""
 
 
 def site_activations(
@@ -70,23 +64,6 @@ def sites_at(model: "HFModel", kind: str, layers: Sequence[int]) -> list[Site]:
     if bad:
         raise SiteError(f"no layer {bad[0]}: layers are 0-{n_layers - 1}; name others with --layer")
     return [Site(kind, layer) for layer in layers]  # type: ignore[arg-type]
-
-
-def beginning(tokenizer: Any, how: str) -> int | None:
-    """The token in front of every window, or None.
-
-    Raises:
-        UnknownNameError: no such way. ModelError: `always`, and the tokenizer has none.
-    """
-    if how not in BOS:
-        raise UnknownNameError("way to begin", how, BOS)
-    bos = tokenizer.bos_token_id
-    if how == "always" and bos is None:
-        raise ModelError("the tokenizer has no token that begins a sequence; use bos 'never'")
-    if how == "always":
-        return int(bos)
-    adds = how == "auto" and bos is not None and tokenizer("a").input_ids[:1] == [bos]
-    return int(bos) if adds else None
 
 
 def shuffled_weights(model: "HFModel", *, seed: int) -> "HFModel":

@@ -4,18 +4,17 @@ A file may be damaged, of another kind, or lack a tensor: each gives one line, w
 """
 
 import json
-import pickle
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from interp.errors import ResultError
 
-Tensors = dict[str, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Tensors: TypeAlias = "dict[str, Tensor]"
 SAME = {name: name for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
 """Our names of the weights, where a file has the same."""
 
@@ -74,13 +73,28 @@ def read_safetensors(path: Path) -> Tensors:
         raise damaged(path, error) from None
 
 
+def check_safetensors(path: Path) -> None:
+    """Refuse a file that is cut, or no safetensors file; its tensors are not read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="numpy"):
+            pass
+    except (OSError, SafetensorError) as error:
+        raise damaged(path, error) from None
+
+
 def read_pickled(path: Path) -> Tensors:
     """Tensors of a `.pt` file; nothing but tensors and plain values is unpickled."""
+    import pickle
+
+    import torch
+
     try:
         value = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise damaged(path, error) from None
-    if not isinstance(value, dict) or not all(isinstance(v, Tensor) for v in value.values()):
+    if not isinstance(value, dict) or not all(isinstance(v, torch.Tensor) for v in value.values()):
         raise ResultError(f"{path} holds no table of tensors; save the model's state_dict")
     return value
 
@@ -92,7 +106,7 @@ def damaged(path: Path, error: Exception) -> ResultError:
 
 
 def renamed(
-    weights: Mapping[str, Tensor],
+    weights: "Mapping[str, Tensor]",
     needed: Mapping[str, str],
     folder: Path,
     *,

@@ -7,9 +7,7 @@ wrong features without a word.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from interp.errors import ResultError
 from interp.store import write_folder, write_json
@@ -24,7 +22,9 @@ from probes.feature_drafts import (
     renamed,
 )
 from probes.feature_sites import hook_of_site, site_of_hook
-from probes.features import Dictionary
+
+if TYPE_CHECKING:
+    from probes.features import Dictionary
 
 SETTINGS, WEIGHTS, SCALER = "cfg.json", "sae_weights.safetensors", "activation_scaler.json"
 
@@ -81,7 +81,7 @@ def read_saelens(folder: Path) -> Draft:
     )
 
 
-def write_saelens(dictionary: Dictionary, folder: Path) -> Path:
+def write_saelens(dictionary: "Dictionary", folder: Path) -> Path:
     """Write a dictionary, whole or not at all; a scale is folded into the weights.
 
     SAELens knows no TopK transcoder: such a file has the architecture `topk_transcoder`, which it
@@ -119,7 +119,7 @@ def _kind(config: Mapping[str, Any], path: Path) -> tuple[bool, str]:
 def _tensors(weights: Tensors, activation: str, folder: Path) -> Tensors:
     """Their tensors as ours; a scaling factor of nothing but ones is what older versions wrote."""
     factor = weights.get("scaling_factor")
-    if factor is not None and not torch.equal(factor, torch.ones_like(factor)):
+    if factor is not None and bool((factor != 1).any()):
         raise ResultError(f"{folder}: features rescaled by scaling_factor are not supported")
     threshold = "topk_threshold" if "topk_threshold" in weights else "threshold"
     cut = {"threshold": threshold} if activation in ("jumprelu", "batchtopk") else {}
@@ -143,7 +143,7 @@ def _scale(config: Mapping[str, Any], folder: Path, *, transcoder: bool) -> floa
     return float(factor)
 
 
-def _folded(d: Dictionary) -> Tensors:
+def _folded(d: "Dictionary") -> Tensors:
     """The weights of the same function without a scale, in SAELens' shapes."""
     tensors = {
         "W_enc": d.W_enc * d.scale,
@@ -156,7 +156,7 @@ def _folded(d: Dictionary) -> Tensors:
     return {n: t.cpu().contiguous() for n, t in tensors.items() if t is not None}
 
 
-def _config(d: Dictionary) -> dict[str, Any]:
+def _config(d: "Dictionary") -> dict[str, Any]:
     told = {k: v for k, v in d.about.items() if k not in _USED}
     config: dict[str, Any] = {
         "architecture": _architecture(d),
@@ -176,7 +176,7 @@ def _config(d: Dictionary) -> dict[str, Any]:
     return config
 
 
-def _architecture(d: Dictionary) -> str:
+def _architecture(d: "Dictionary") -> str:
     kind = next(theirs for theirs, ours in _KINDS.items() if ours == d.activation)
     if not d.is_transcoder:
         return kind
@@ -184,7 +184,7 @@ def _architecture(d: Dictionary) -> str:
     return "_".join(part for part in parts if part)
 
 
-def _hooks(d: Dictionary) -> dict[str, str]:
+def _hooks(d: "Dictionary") -> dict[str, str]:
     """Names of the sites: those of the dictionary's own file where they still say the same."""
     out = {}
     for key, site in {"hook_name": d.site, "hook_name_out": d.out_site}.items():

@@ -74,8 +74,8 @@ def graph():
 
 
 def _effects():
-    from circuits.effects_result import feature_effects
-    from circuits.feature_trials import EffectSettings
+    from circuits.effect_plan import EffectSettings
+    from circuits.effects_run import feature_effects
 
     settings = EffectSettings(n_trials=8, draws=19, context=40)
     return feature_effects(tiny(), graph(), texts.texts(12, seed=7), settings)
@@ -88,6 +88,42 @@ def _reactivation():
     settings = ReactivationSettings(densest=0.55, n_predictions=3, context=12, n_features=4,
                                     n_exact=2, shuffles=4)  # fmt: skip
     return reactivation(tiny(), graph(), texts.texts(12, seed=7), settings)
+
+
+def _weights():
+    from circuits.weight_circuits import read_weights
+
+    return read_weights(tiny(), "L1H1,L1H0", senders="L0H0", n_random=20)
+
+
+def _free():
+    """A made-up intervention that takes most of the answers away."""
+    from circuits.effects import judge, measure_effect
+    from circuits.free_result import FreeEdits
+
+    rng = np.random.default_rng(0)
+    before = -rng.random(8)
+    after, controls = before - 3 - rng.random(8), before - 0.1 * rng.random((39, 8))
+    needles = [f"needle-{i}" for i in range(8)]
+    effect = measure_effect(
+        before, after, controls, clusters=needles, name="top 2", ablation="halve",
+        scope="as written", direction="ablate", metric="log-probability", unit="nats",
+    )  # fmt: skip
+    trials = [
+        {
+            "needle": n,
+            "value": "<b>7</b>",
+            "before": float(b),
+            "after": float(a),
+            "random": float(r),
+        }
+        for n, b, a, r in zip(needles, before, after, controls.mean(0), strict=True)
+    ]
+    return FreeEdits(
+        {"intervention": "def halve(m, heads, question): ...", "heads": ["L0H1", "L1H1"]},
+        fixture("figures").provenance("planted"), judge(effect, smallest=0.1), trials, controls.tolist(),
+        ("8 of 8 test questions are answered by the model as it is",),
+    )  # fmt: skip
 
 
 def _losses():
@@ -132,7 +168,7 @@ def _calibration():
 
 
 def _binding_calibration():
-    from circuits.binding_calibration import BindingCalibration
+    from circuits.binding_calibration_result import BindingCalibration
 
     row = {"model": "lexical", "seed": 0, "mechanisms": "lexical", "named": "lexical",
            "right": True, "mislabelled": False, "where": None, "where_right": None,
@@ -161,6 +197,8 @@ MAKE = {
     "validation": lambda: fixture("validation_figures").validation(),
     "patch": _patch,
     "circuit": _circuit,
+    "weight-circuits": _weights,
+    "free-edits": _free,
     "binding": _binding,
     "function-tokens": graph,
     "feature-effects": _effects,

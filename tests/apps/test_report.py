@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -331,17 +329,3 @@ def test_bad_runs_are_refused_and_nothing_is_written(pair, tmp_path):
     done = typed(tmp_path / "nowhere", "--output", page)
     assert done.exit_code == 1 and isinstance(done.exception, ResultError)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["broken"]
-
-
-def test_a_report_of_a_scan_loads_no_model_library(pair, tmp_path):
-    scan, *_ = pair
-    code = (
-        "import sys; from apps.cli import app; sys.argv = ['mnemoscope', 'report', *sys.argv[1:]]\n"
-        "try: app()\n"
-        "except SystemExit as done: print(done.code, {'torch', 'transformers'} & set(sys.modules))"
-    )
-    words = [str(scan), "--output", str(tmp_path / "r.html")]
-    out = subprocess.run(
-        [sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True
-    )
-    assert out.stdout.strip().endswith("0 set()"), out.stdout + out.stderr

@@ -8,13 +8,9 @@ from texts import space_tokenizer
 
 import interp
 from circuits import EffectSettings, FeatureEffects
+from circuits.effect_plan import DISTANCES, check_effects
 from circuits.feature_findings import as_rows, contrasts, findings
-from circuits.feature_trials import (
-    DISTANCES,
-    check_effects,
-    find_trials,
-    measure_trials,
-)
+from circuits.feature_trials import find_trials, measure_trials
 from circuits.shelf import Shelf
 from interp.errors import PromptError, UnknownNameError
 from interp.sites import Site

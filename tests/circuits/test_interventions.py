@@ -8,7 +8,7 @@ import worlds
 
 from circuits import interventions as run
 from circuits.ablations import ABLATIONS, SCOPES, ablation, edits_of, scope
-from circuits.interventions import FORCED
+from circuits.case_metrics import FORCED
 from circuits.measure import stop_tokens
 from interp.checks import check_edits
 from interp.errors import PromptError, UnknownNameError

@@ -12,7 +12,8 @@ from circuits import paths
 from circuits.ablations import ABLATIONS
 from circuits.attribution import exact, head_sites, rank_agreement, screen
 from circuits.direct import direct_effects
-from circuits.faithfulness import areas, circuits_of, curves, run_circuits, sizes
+from circuits.faithfulness import circuits_of, run_circuits, sizes
+from circuits.faithfulness_curves import areas, curves
 from circuits.interventions import forced_metrics, material, rebased, reference_means
 from circuits.patch_prompts import Patchable, activations, class_means, mean_rows
 from circuits.paths import CHANNELS, Edge, Sender

@@ -8,7 +8,8 @@ from texts import space_tokenizer
 import interp
 from interp.errors import ModelError, UnknownNameError
 from interp.sites import Site
-from probes.activations import beginning, shuffled_weights, site_activations
+from probes.activations import shuffled_weights, site_activations
+from probes.beginnings import beginning
 
 WINDOWS = [(5, 9, 3, 7, 8, 2), (4, 4), (11, 12, 13, 14)]
 

@@ -14,6 +14,7 @@ from interp.sites import Site
 from interp.spec import ModelSpec
 from probes.feature_files import LAYOUTS, check_dictionary, read_dictionary, write_dictionary
 from probes.feature_sites import HOOKS, hook_of_site, site_of_hook
+from probes.feature_stored import StoredDictionary, dictionary_of
 from probes.features import Dictionary
 
 D, W = 6, 15
@@ -489,6 +490,27 @@ def test_the_hub_fetches_only_files_of_a_layout(tmp_path, monkeypatch):
 def test_an_unreachable_hub_gives_one_line():
     refused("hub:org/name/layer", "hub:org/name/layer cannot be fetched")
     refused("hub:org", "write hub:org/name/folder")
+
+
+def test_a_stored_dictionary_is_checked_when_named_and_read_when_used(tmp_path):
+    made = read_dictionary(saelens_standard(tmp_path / "made")[0])
+    assert dictionary_of(made) is made
+    folder = write_dictionary(made, tmp_path / "d")
+    stored = StoredDictionary(folder)
+    assert dictionary_of(stored).digest == made.digest
+    weights = folder / "sae_weights.safetensors"
+    whole = weights.read_bytes()
+    for path, cut in ((weights, whole[:-1]), (weights, b""), (folder / "cfg.json", b"{")):
+        kept = path.read_bytes()
+        path.write_bytes(cut)
+        with pytest.raises(ResultError, match=f"{path} cannot be read"):
+            StoredDictionary(folder)
+        path.write_bytes(kept)
+    weights.unlink()
+    for late in (lambda: StoredDictionary(folder), lambda: dictionary_of(stored)):
+        with pytest.raises(ResultError) as error:
+            late()
+        assert str(folder) in str(error.value) and "\n" not in str(error.value)
 
 
 def test_other_files_are_never_written_over(tmp_path):

@@ -22,16 +22,13 @@ from circuits.cost import (
     total,
 )
 from circuits.cost_limits import Memory, Spread, memory
+from circuits.interventions import N_NEW
+from circuits.retrieval import BATCH
 
 if TYPE_CHECKING:
     from circuits.cost_machine import Machine
     from circuits.plan import ScanPlan
     from probes.grid import Trial
-
-N_NEW = 24
-"""Tokens generated at most (`circuits.measure.measure`, `circuits.interventions.N_NEW`)."""
-BATCH = 12
-"""Trials that run together (`circuits.retrieval.BATCH`)."""
 
 
 @dataclass(frozen=True)

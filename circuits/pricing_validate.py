@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from circuits.cost import Forward, Sizes, Suffix, extend, generate, grow, prefill
-from circuits.pricing import N_NEW, Phase, Price
+from circuits.interventions import N_NEW
+from circuits.pricing import Phase, Price
 
 if TYPE_CHECKING:
     from circuits.ablations import Ablation

@@ -5,6 +5,7 @@ import torch
 from families import tiny
 from torch.utils.flop_counter import FlopCounterMode
 
+from circuits import cost
 from circuits.cost import (
     Forward,
     Suffix,
@@ -16,9 +17,10 @@ from circuits.cost import (
     sizes_of,
     total,
 )
-from circuits.cost_limits import Spread, memory, working_bytes
+from circuits.cost_limits import ROW_BLOCK, Spread, memory, working_bytes
 from circuits.cost_machine import Machine, measure_machine
 from interp.backends.hf import CHUNK, PACK, HFModel
+from interp.backends.session import ROW_BUDGET
 from interp.errors import PromptError
 from interp.trace import RowRead
 
@@ -117,6 +119,10 @@ def test_forwards_and_tokens_are_those_that_the_engine_runs():
     assert sum(one.n_new * one.times for one in expected) == sum(seen)
     assert sum(one.times for one in expected) == len(seen)
     hook.remove()
+
+
+def test_the_model_knows_the_engines_own_limits():
+    assert (CHUNK, PACK, ROW_BUDGET["cpu"]) == (cost.CHUNK, cost.PACK, ROW_BLOCK)
 
 
 def test_a_long_prefill_is_cut_and_only_its_first_chunk_is_plain():

@@ -121,8 +121,8 @@ def _free():
     ]
     return FreeEdits(
         {"intervention": "def halve(m, heads, question): ...", "heads": ["L0H1", "L1H1"]},
-        fixture("figures").provenance("planted"), judge(effect, smallest=0.1), trials, controls.tolist(),
-        ("8 of 8 test questions are answered by the model as it is",),
+        fixture("figures").provenance("planted"), judge(effect, smallest=0.1), trials,
+        controls.tolist(), ("8 of 8 test questions are answered by the model as it is",),
     )  # fmt: skip
 
 

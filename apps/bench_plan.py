@@ -98,7 +98,7 @@ def one_case(
     model: str, name: str, device: str | None, dtype: str, threads: int | None
 ) -> dict[str, Any]:
     """Predict and run one case in this process."""
-    from apps.estimate import resident_mib
+    from apps.estimate import with_peak
     from apps.options import load, machine
     from apps.peak_memory import peak_mb
     from circuits.cost import sizes_of
@@ -115,9 +115,9 @@ def one_case(
     sizes = sizes_of(loaded)
     held: list[Any] = []
     try:
-        start, held_before = time.perf_counter(), resident_mib()
-        tried = case.ready(loaded)
-        planning, planned = time.perf_counter() - start, resident_mib() - held_before
+        start = time.perf_counter()
+        tried, planned = with_peak(lambda: case.ready(loaded))
+        planning = time.perf_counter() - start
         planning = planning if tried.planning is None else tried.planning
         timed = measure_machine(loaded)
         before = tried.price(sizes)
@@ -132,7 +132,7 @@ def one_case(
     ]
     price, given = (before, "") if tried.known is None else tried.known(sizes, held[0])
     predicted = price.spread(sizes, timed, alone=planning).seconds(1)
-    need = price.memory(sizes).beyond_weights / MIB + max(0.0, planned)
+    need = price.memory(sizes).beyond_weights / MIB + planned
     mib = None if peak is None else peak * 1e6 / MIB
     return about | {
         "predicted seconds": predicted, "seconds": took[0], "time off": predicted / took[0] - 1,

@@ -1,10 +1,8 @@
 """What an experiment will cost, before it runs: figures and scaling of a price, for a person."""
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from apps.console import print_mapping, print_table, say
 
@@ -17,19 +15,25 @@ if TYPE_CHECKING:
 WORKERS = (1, 2, 4, 8)
 FACTORS = (1, 2, 4)
 MIB = 2**20
+Found = TypeVar("Found")
 
 Make = Callable[["Sizes", Mapping[str, int]], "Price"]
 """The price of an experiment for a model of other sizes, with parts of it multiplied: `length`,
 `questions`."""
 
 
-def resident_mib() -> float:
-    """Memory of this process that is in the machine's; 0 where the system does not tell."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / MIB
-    except (OSError, ValueError, AttributeError):
-        return 0.0
+def with_peak(ready: Callable[[], Found]) -> tuple[Found, float]:
+    """What planning gives, and the MiB that it takes at its peak: texts are cut into tokens.
+
+    They are not given back: what follows comes on top.
+    """
+    import torch
+
+    from apps.peak_memory import MB, peak_mb
+
+    found: list[Found] = []
+    peak = peak_mb(lambda: found.append(ready()), torch.device("cpu"), repeats=1)
+    return found[0], max(0.0, (peak or 0.0) * MB / MIB)
 
 
 def figures(
@@ -40,7 +44,7 @@ def figures(
 
     Args:
         alone: seconds of loading the model and of planning, as they were just now.
-        planning: MiB that planning has taken (texts in tokens, lists).
+        planning: MiB that planning takes.
     """
     from circuits.cost import TERMS
     from circuits.pricing import by_phase, count, shares

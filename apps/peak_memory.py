@@ -25,7 +25,9 @@ SHORT = 5.0
 STATUS = Path("/proc/self/status")
 
 
-def peak_mb(work: Callable[[], Any], device: torch.device) -> float | None:
+def peak_mb(
+    work: Callable[[], Any], device: torch.device, *, repeats: int = REPEATS
+) -> float | None:
     """MB that `work` takes at its peak, beyond what was held before; None where nothing tells.
 
     Linux tells, and CUDA. Short work is repeated and the least counts: the allocator and the size
@@ -33,8 +35,8 @@ def peak_mb(work: Callable[[], Any], device: torch.device) -> float | None:
     """
     start = time.perf_counter()
     least = _once(work, device)
-    repeats = REPEATS - 1 if time.perf_counter() - start < SHORT else 0
-    found = [least, *(_once(work, device) for _ in range(repeats))]
+    again = repeats - 1 if time.perf_counter() - start < SHORT else 0
+    found = [least, *(_once(work, device) for _ in range(again))]
     return None if least is None else min(peak for peak in found if peak is not None)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from apps.console import Lines, say
-from apps.estimate import Make, figures, resident_mib, scaling, scan_with, show
+from apps.estimate import Make, figures, scaling, scan_with, show, with_peak
 from apps.options import (
     AsJson,
     Attention,
@@ -105,9 +105,8 @@ def plan(
         raise PromptError(f"--workers {workers}: nothing can run on so few; use 1 or more")
     started = time.perf_counter()
     loaded = load(model, device, dtype, revision, device_map, threads)
-    held = resident_mib()
-    make, parts = PLANNED[of](loaded, given)
-    held, alone = resident_mib() - held, time.perf_counter() - started
+    (make, parts), held = with_peak(lambda: PLANNED[of](loaded, given))
+    alone = time.perf_counter() - started
     Lines(quiet=as_json).say(f"model: {loaded.source.name} ({loaded.source.detail})")
     found = told(loaded, make, parts, workers=workers, alone=alone, planning=held)
     say(json.dumps(found)) if as_json else show(found)
@@ -124,9 +123,7 @@ def told(
 
     sizes, machine = sizes_of(loaded), measure_machine(loaded)
     price = make(sizes, {})
-    found = figures(
-        price, sizes, machine, alone=alone, workers=workers, planning=max(0.0, planning)
-    )
+    found = figures(price, sizes, machine, alone=alone, workers=workers, planning=planning)
     found["scaling"] = scaling(make, sizes, machine, parts=parts, alone=alone)
     found["measured error"] = measured_error(loaded.source.name, price.of)
     return found

@@ -126,7 +126,7 @@ class Forward:
         edits: changes of a site that are made, each in rows of its own.
         layers: how many layers run; None for all.
         plain: one sequence that begins here: causal attention, no mask.
-        grows: the cache is copied to where there is room for more.
+        gathered: rows of logits of the whole call that it belongs to, which are held together.
     """
 
     n_new: float
@@ -138,6 +138,7 @@ class Forward:
     edits: float = 0
     layers: float | None = None
     plain: bool = False
+    gathered: float = 0
     times: float = 1
 
     def amounts(self, sizes: Sizes) -> dict[str, float]:
@@ -224,7 +225,8 @@ def extend(sizes: Sizes, suffixes: Sequence[Suffix], *, shared: bool = False) ->
             room = budget
         groups[-1].append(one)
         room -= one.n_tokens
-    found = [_packed(sizes, group, min(s.first for s in group) if shared else 0)
+    rows = sum(s.logits for s in suffixes)
+    found = [_packed(sizes, group, min(s.first for s in group) if shared else 0, rows)
              for group in groups]  # fmt: skip
     begun = max((min(s.first for s in group) for group in groups), default=0)
     if shared and begun:
@@ -235,7 +237,7 @@ def extend(sizes: Sizes, suffixes: Sequence[Suffix], *, shared: bool = False) ->
     return found
 
 
-def _packed(sizes: Sizes, group: Sequence[Suffix], begin: int) -> Forward:
+def _packed(sizes: Sizes, group: Sequence[Suffix], begin: int, rows: float) -> Forward:
     return Forward(
         n_new=sum(s.n_tokens for s in group),
         n_before=max(s.n_before for s in group),
@@ -245,6 +247,7 @@ def _packed(sizes: Sizes, group: Sequence[Suffix], begin: int) -> Forward:
         edits=sum(s.edits for s in group),
         layers=sizes.n_layers - begin,
         plain=len(group) == 1 and not group[0].n_before,
+        gathered=rows,
     )
 
 

@@ -16,9 +16,10 @@ def working_bytes(sizes: Sizes, one: Forward) -> float:
     The larger of three moments: in the feed-forward part the embeddings, the residual, its normed
     copy and three activations of the wide kind; in attention the first three, queries, keys,
     values and outputs, the joined cache of the layer, a mask as truth values and as numbers, and
-    four copies of a block of rows; behind the last layer the logits, in float32, with a copy. Rows
-    that are kept whole are held beside all that, twice while they are put together. These are the
-    bytes in use: an allocator that keeps what was freed adds to them.
+    four copies of a block of rows; behind the last layer the logits, in float32, with a copy. Held
+    beside all that are rows that are kept whole, twice while they are put together, and the logits
+    of the whole call. These are the bytes in use: an allocator that keeps what was freed adds to
+    them.
     """
     s, n, keys = sizes, one.n_new, one.n_before + one.n_new
     residual = n * s.d_model
@@ -30,7 +31,7 @@ def working_bytes(sizes: Sizes, one: Forward) -> float:
     block = 4 * min(ROW_BLOCK, s.n_heads * one.rows * keys) * 4
     mask = 2 * n * keys if masked else 0
     behind = 2 * 4 * one.logits * s.d_vocab
-    held = 2 * 4 * one.whole * keys
+    held = 2 * 4 * one.whole * keys + 4 * one.gathered * s.d_vocab
     moments = (feed_forward * s.itemsize + mask, attention * s.itemsize + mask + block, behind)
     return max(moments) + held
 

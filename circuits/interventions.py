@@ -85,8 +85,9 @@ def row_logits(
         rows = range(start, min(start + ROWS, n_rows))
         own = [e for e in (_shifted(e, rows) for e in edits) if e is not None]
         n = len(rows)
-        trace = model.extend(prefix, [suffix] * n, edits=own, logits=[wanted] * n)
-        yield from trace.logits.split(len(wanted))
+        logits = model.extend(prefix, [suffix] * n, edits=own, logits=[wanted] * n).logits
+        yield from logits.split(len(wanted))
+        del logits  # or it is held beside the next batch's
 
 
 def _shifted(edit: Edit, rows: range) -> Edit | None:

@@ -180,12 +180,14 @@ def price_scan(
             phases.append(Phase("generated text", tuple(_said(sizes, said, null)), i, False))
         if i in kept:
             work = [one for trial in kept[i] for one in _kept(sizes, trial)]
-            work += _map(kept[i][0], len(context.tokens)) if i == min(kept) else []
+            work += _map(kept[i][0]) if i == min(kept) else []
             phases.append(Phase("kept attention", tuple(work), i, sure))
     shortest = min((t for group in plan.trials for t in group), key=lambda t: t.length)
     phases.append(Phase("random tokens, figure", tuple(_rest(sizes, shortest))))
+    # the first trial that is mapped is read on behind its context, in a cache of its own
+    grown = kept[min(kept)][0].length if kept else 0
     return Price(
-        "scan", tuple(phases), max(len(c.tokens) for c in plan.contexts),
+        "scan", tuple(phases), max(len(c.tokens) for c in plan.contexts) + grown,
         counts=_counts(plan), notes=_told(plan),
     )  # fmt: skip
 
@@ -257,17 +259,17 @@ def _kept(sizes: Sizes, trial: "Trial") -> Iterable[Forward]:
     yield Forward(n, trial.length, logits=1, rows=len(trial.answer))
 
 
-def _map(trial: "Trial", n_read: int) -> list[Forward]:
+def _map(trial: "Trial") -> list[Forward]:
     """Every query of one trial run again behind its beginning, rows of some heads kept whole.
 
-    What the trial asks behind a context of `n_read` tokens is read first.
+    What the trial asks behind its context is read first.
     """
     from circuits.attention.keeping import N_MAPS
     from circuits.attention.window import QUERIES
 
     n_tokens = trial.length + len(trial.suffix) + len(trial.answer) - 1
     starts = range(0, n_tokens, QUERIES)
-    return grow(n_read, max(0, n_tokens - 1 - n_read)) + [
+    return grow(trial.length, n_tokens - 1 - trial.length) + [
         Forward(n, s, logits=1, rows=n, whole=n * N_MAPS, plain=s == 0)
         for s, n in zip(starts, (min(QUERIES, n_tokens - s) for s in starts), strict=True)
     ]

@@ -38,8 +38,9 @@ def price_validate(
     jobs = _Jobs(sizes, plan, dict(zip(_keys(plan), flags, strict=True)))
     phases = [*jobs.before(), *jobs.ablations(), *jobs.alone(), *jobs.plain_text()]
     settings = plan.settings
+    # a context, its twin, and one that was read on to the answer
     return Price(
-        "validate", tuple(phases), 2 * max(len(s.context.tokens) for s in plan.scenes),
+        "validate", tuple(phases), 3 * max(len(s.context.tokens) for s in plan.scenes),
         counts={
             "contexts": len(plan.scenes), "questions": plan.n_cases,
             "tokens of context": len(plan.scenes[0].context.tokens),

@@ -19,7 +19,7 @@ from interp.backends.anatomy import Anatomy, dissect
 from interp.backends.edits import refuse_cached
 from interp.backends.requests import Span, normalised
 from interp.backends.residual import visiting
-from interp.backends.run import Run
+from interp.backends.run import Gathered, Run
 from interp.backends.session import Session
 from interp.backends.stem import Fan, Stems, fan, skipping
 from interp.errors import ModelError, SiteError
@@ -157,7 +157,7 @@ class HFModel:
         begins = [min(first[i] for i in group) for group in groups]
         stems = self._stems(prefix, suffixes, at, shared, begins)
         above = range(self._needed(wanted, read, edits), self.spec.n_layers)
-        out: dict[int, Tensor] = {}
+        out = Gathered([len(w) for w in wanted])
         for group, begin in zip(groups, begins, strict=True):
             n_prefix = max(at[i] for i in group)
             layout = packed(n_prefix, [lengths[i] for i in group], [at[i] for i in group])
@@ -167,10 +167,8 @@ class HFModel:
             tokens = torch.cat([torch.as_tensor(suffixes[i], dtype=torch.long) for i in group])
             lower = self._upon(stems, begin, [shared.stem[i] for i in group])
             upper = skipping(self.anatomy, above)
-            result = run.forward(tokens, layout, spans, cache, rows, *lower, upper)
-            pieces = result.split([len(wanted[i]) for i in group])
-            out.update(zip(group, pieces, strict=True))
-        return run.trace(torch.cat([out[i] for i in range(len(lengths))]))
+            out.put(group, run.forward(tokens, layout, spans, cache, rows, *lower, upper))
+        return run.trace(out.rows)
 
     def gradients(
         self,

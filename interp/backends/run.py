@@ -1,6 +1,7 @@
 """One call of the primitive: its reads and edits over all the forwards that it needs."""
 
 import inspect
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING
@@ -151,3 +152,22 @@ def _norm_hooks(anatomy: Anatomy, rows: Sequence[RowCollector]) -> Iterator[None
 
                 stack.callback(norm.module.register_forward_pre_hook(post).remove)
         yield
+
+
+class Gathered:
+    """Logits of all suffixes in order, `[row, d_vocab]`: held once, however many forwards."""
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self.ends = list(itertools.accumulate(sizes))
+        self.sizes = sizes
+        self.rows: Tensor = torch.empty(0)
+
+    def put(self, group: Sequence[int], found: Tensor) -> None:
+        """The logits of some suffixes, from one forward."""
+        if list(group) == list(range(len(self.sizes))):
+            self.rows = found
+            return
+        if not len(self.rows):
+            self.rows = found.new_empty(self.ends[-1], found.shape[-1])
+        for i, piece in zip(group, found.split([self.sizes[i] for i in group]), strict=True):
+            self.rows[self.ends[i] - self.sizes[i] : self.ends[i]] = piece

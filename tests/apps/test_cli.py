@@ -54,7 +54,8 @@ def test_doctor_finds_the_bundled_model_sound(real):
 def test_plan_counts_without_scanning(real):
     cost = json.loads(run("plan", "smollm2-135m", *SMALL, "--json").stdout)
     assert cost["trials"] == 4 and cost["contexts"] == 2
-    assert cost["tokens"] > 600
+    least, most = cost["tokens"]
+    assert 600 < least <= most and cost["seconds"][0] > 0
 
 
 def test_bad_input_gets_one_line(tmp_path):

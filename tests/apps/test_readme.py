@@ -41,11 +41,31 @@ def test_commands_in_the_readme_are_known_to_the_command_line():
         assert {w for w in words if w.startswith("--")} <= options, line
 
 
+def yaml_block(word):
+    """The YAML of the README that holds a word."""
+    blocks = re.findall(r"```yaml\n(.*?)```", README.read_text("utf-8"), flags=re.S)
+    (block,) = (b for b in blocks if word in b)
+    return block
+
+
+def test_the_sweep_in_the_readme_is_one(tmp_path):
+    import typer
+
+    from apps.cli import app
+    from apps.sweep import read_sweep
+
+    file = tmp_path / "models.yaml"
+    file.write_text(yaml_block("models:"), "utf-8")
+    steps, _ = read_sweep(file, None, typer.main.get_command(app))
+    assert [(s.name, s.command) for s in steps] == [
+        (name, command) for name in ("smollm2-135m", "late") for command in ("scan", "validate")
+    ]
+
+
 def test_the_task_in_the_readme_is_one():
     import yaml
 
     from probes.binding_tasks import read_task
 
-    (block,) = re.findall(r"```yaml\n(.*?)```", README.read_text("utf-8"), flags=re.S)
-    task = read_task(yaml.safe_load(block))
+    task = read_task(yaml.safe_load(yaml_block("roles:")))
     assert task.targets == ("gift",) and min(map(len, task.pools.values())) >= 5

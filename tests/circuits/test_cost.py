@@ -152,6 +152,13 @@ def test_memory_grows_with_what_is_held():
     assert small.weights == sum(p.nbytes for p in tiny("llama").parameters())
     # logits in float32, and a copy
     assert working_bytes(sizes, Forward(1, 1, logits=1000)) == 2 * 4 * 1000 * 120
+    # the logits of all packs of a call are held until the last one has run
+    packs = extend(sizes, [Suffix(PACK, 20, logits=5)] * 3)
+    assert [p.gathered for p in packs] == [15] * 3
+    more = working_bytes(sizes, packs[0]) - working_bytes(
+        sizes, extend(sizes, [Suffix(PACK, 20)])[0]
+    )
+    assert more == 4 * (15 - 1) * 120
 
 
 def test_a_spread_is_the_busiest_worker_and_what_is_done_alone():

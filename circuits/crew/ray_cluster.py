@@ -133,6 +133,16 @@ def check_room(ray: Any, cluster: Cluster) -> None:
     )
 
 
+def idle_gpus(there: float, cluster: Cluster, device: str | None) -> str | None:
+    """A line for a user who asks for no GPU where there are some, and did not ask for the CPU."""
+    if not there or cluster.gpus or device is not None:
+        return None
+    return (
+        f"the cluster has {there:g} GPUs and none was asked for: workers run on the CPU; "
+        "--gpus-per-worker 1 gives each one of them"
+    )
+
+
 def first_line(error: BaseException) -> str:
     """Why Ray says that something ended, in a few words."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

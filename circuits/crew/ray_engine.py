@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from circuits.crew.board import Board, News, unpack
-from circuits.crew.ray_cluster import Cluster, check_room, connected, first_line
+from circuits.crew.ray_cluster import Cluster, check_room, connected, first_line, idle_gpus
 from circuits.crew.work import Assignment, Outcome, experiment, versions, work
 from circuits.tally import Progress
 from interp import errors
@@ -71,6 +71,9 @@ def run_on_ray(
     )  # fmt: skip
     with connected(cluster) as ray:
         check_room(ray, cluster)
+        there = ray.cluster_resources().get("GPU", 0)
+        if say is not None and (line := idle_gpus(there, cluster, loading.get("device"))):
+            say(line)
         crew = _Crew(ray, cluster, job, folder, progress or (lambda *_: None), say)
         files = crew.result()
     target = write_folder(folder / "result", lambda to: unpack(to, files))

@@ -12,7 +12,7 @@ from families import tiny
 import circuits
 import interp
 from circuits.binding_plan import BindSettings
-from circuits.crew.ray_cluster import Cluster
+from circuits.crew.ray_cluster import Cluster, idle_gpus
 from circuits.crew.ray_engine import run_on_ray
 from circuits.crew.work import EXPERIMENTS
 from circuits.graph_plan import GraphSettings
@@ -216,6 +216,13 @@ def test_a_crew_that_keeps_dying_gives_up_and_keeps_its_parts(cluster, tmp_path)
         run_on_ray("scan", model, settings=settings, cluster=Cluster(1, deaths=1), say=say,
                    parts=tmp_path / "parts")  # fmt: skip
     assert len(killed) == 2
+
+
+def test_gpus_that_nobody_asked_for_are_told_of():
+    assert "--gpus-per-worker 1" in idle_gpus(8.0, Cluster(), None)
+    for there, cluster, device in ((0.0, Cluster(), None), (8.0, Cluster(gpus=0.5), None),
+                                   (8.0, Cluster(), "cpu")):  # fmt: skip
+        assert idle_gpus(there, cluster, device) is None
 
 
 def test_every_experiment_of_the_table_can_be_imported():

@@ -4,11 +4,10 @@ All in one run, on one model and the same trials, taken in turn and repeated; th
 counts, because other work on the machine only ever adds time. Ratios are the result, not seconds.
 """
 
-import contextlib
-import gc
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ import torch
 
 from apps.console import print_table, say
 from apps.options import machine
+from apps.peak_memory import peak_mb
 from circuits.measure import NULL_QUESTION, measure
 from circuits.plan import ScanPlan, ScanSettings, make_plan
 from circuits.wu2024 import fast, step_by_step
@@ -81,13 +81,14 @@ def one_length(model: "HFModel", length: int) -> dict[str, Any]:
         measure(model, model.prefill(context.tokens), context, [trial], plan.fmt, generate=False)
 
     best, peak = _interleaved(
+        model,
         {
             "a": lambda: _bare(model, tokens),
             "b": scanned,
             "after prefill": lambda: measure(
                 model, prefix, context, [trial], plan.fmt, generate=False
             ),
-        }
+        },
     )
     ours, ids = fast(model, prompt, DEFECTS)
     loop_time, (theirs, their_ids) = _timed(lambda: step_by_step(model, prompt, DEFECTS))
@@ -122,12 +123,13 @@ def whole_grid(model: "HFModel", longest: int) -> dict[str, Any]:
     asked += [list(plan.fmt.tail(NULL_QUESTION).tokens)] * len(lengths)
     extra = [token for ids in asked for token in ids]
     best, _ = _interleaved(
+        model,
         {
             "tokens": lambda: _bare(model, list(context.tokens), extra),
             "grid": lambda: measure(
                 model, model.prefill(context.tokens), context, trials, plan.fmt, generate=False
             ),
-        }
+        },
     )
     alone = sum(_cell(model, plan, length) for length in lengths)
     return {
@@ -174,7 +176,7 @@ def _matrices(model: "HFModel", tokens: list[int]) -> float | None:
 
 
 def _interleaved(
-    cases: dict[str, Callable[[], Any]],
+    model: "HFModel", cases: dict[str, Callable[[], Any]]
 ) -> tuple[dict[str, float], dict[str, float | None]]:
     """Best seconds and peak memory of each case, taken in turn."""
     best = dict.fromkeys(cases, float("inf"))
@@ -183,10 +185,9 @@ def _interleaved(
         case()
     for _ in range(REPEATS):
         for name, case in cases.items():
-            gc.collect()
-            before = _reset_peak()
-            best[name] = min(best[name], _timed(case)[0])
-            peak[name] = _peak_since(before)
+            took: list[float] = []
+            peak[name] = peak_mb(partial(_note_time, took, case), model.device, repeats=1)
+            best[name] = min(best[name], took[0])
     return best, peak
 
 
@@ -196,42 +197,10 @@ def _timed(case: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, value
 
 
+def _note_time(took: list[float], case: Callable[[], Any]) -> None:
+    took.append(_timed(case)[0])
+
+
 def _wait(model: "HFModel") -> None:
     if model.device.type == "cuda":
         torch.cuda.synchronize()
-
-
-def _reset_peak() -> float | None:
-    """Forget the peak so far; what is resident now, in MB. Linux or CUDA."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated() / 1e6
-    try:
-        _trim()
-        Path("/proc/self/clear_refs").write_text("5")
-        return _status("VmRSS")
-    except OSError:
-        return None
-
-
-def _trim() -> None:
-    """Give freed memory back, or the next case would use it unseen. glibc alone can."""
-    import ctypes
-
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
-def _peak_since(before: float | None) -> float | None:
-    if before is None:
-        return None
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e6 - before
-    return _status("VmHWM") - before
-
-
-def _status(field: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) / 1024
-    return 0.0

@@ -5,7 +5,10 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def say(text: str) -> None:
@@ -87,6 +90,16 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
         table.add_row(*row)
     width = None if sys.stdout.isatty() else 110
     Console(width=width, markup=False, highlight=False).print(table)
+
+
+def print_frame(title: str, frame: "pd.DataFrame") -> None:
+    """A data frame with a title, numbers to three digits."""
+    columns = [str(c).replace("_", " ") for c in frame]
+    print_table(title, columns, [[_cell(v) for v in row] for row in frame.itertuples(index=False)])
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def print_mapping(values: Mapping[str, Any]) -> None:

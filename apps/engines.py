@@ -15,8 +15,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from apps.console import Lines
-from apps.options import Device, DeviceMap, Dtype, Revision, Threads, load, machine
-from interp.errors import PromptError, ResultError, UnknownNameError
+from apps.options import (
+    Device,
+    DeviceMap,
+    Dtype,
+    Revision,
+    Threads,
+    finished_run,
+    load,
+    machine,
+)
+from interp.errors import PromptError, UnknownNameError
 
 if TYPE_CHECKING:
     from circuits.crew.ray_cluster import Cluster
@@ -127,11 +136,9 @@ def measured(
     from circuits.crew.work import experiment
 
     chosen = experiment(name)
-    done = chosen.load(folder) if (folder / "result.json").exists() else None
-    if done is None and place.cluster is not None:
-        return _shared(name, model, given, settings, folder, lines, place, unit)
     if place.cluster is None:
         loaded = place.load(model, lines)
+        done = finished_run(folder, chosen.load, loaded)
         if done is None:
             with lines.progress(unit) as report:
                 result = chosen.function()(
@@ -139,8 +146,10 @@ def measured(
                 )
             result.settings["machine"] = machine(loaded)
             return result
-        if done.provenance.weight_hash != loaded.source.weight_hash:
-            raise ResultError(f"{folder} holds a result of another model; name another --output")
+    elif not (folder / "result.json").exists():
+        return _shared(name, model, given, settings, folder, lines, place, unit)
+    else:
+        done = chosen.load(folder)
     lines.say(f"{folder} is complete; showing it")
     return done
 

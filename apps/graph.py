@@ -147,7 +147,7 @@ def effects(
     folder = run_folder(output, f"{run.name}-effects", resume=resume)
     lines = Lines(quiet=as_json)
     loaded = load(model or graph_run.provenance.reference, device, dtype, None, None, threads)
-    result = finished_run(folder, "circuits.effects_result", FeatureEffects.__name__, loaded)
+    result = finished_run(folder, FeatureEffects.load, loaded)
     if result is None:
         with lines.progress("predictions") as report:
             result = feature_effects(

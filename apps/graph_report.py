@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apps.console import Lines, markdown_table, print_table, say
+from apps.console import Lines, markdown_table, print_frame, say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,12 +32,12 @@ def finish(result: "FeatureGraph", folder: Path, lines: Lines, *, as_json: bool)
     if as_json:
         say(json.dumps(summary(result, folder), allow_nan=False))
     elif not lines.quiet:
-        _show("dictionaries", result.to_frame())
+        print_frame("dictionaries", result.to_frame())
         for s in result.stations.values():
             names = ["rank", "text", "cumulative_share", "of_alive", "null_high", "content_mean"]
-            _show(f"{s.key}: features reached by the most frequent tokens",
+            print_frame(f"{s.key}: features reached by the most frequent tokens",
                   s.tables["coverage"][names])  # fmt: skip
-            _show(f"{s.key}: beyond frequency?", _verdict(s.tables["verdict"]))
+            print_frame(f"{s.key}: beyond frequency?", _verdict(s.tables["verdict"]))
         say(answer(result))
     lines.say(f"run folder: {folder.resolve()}\npage: {page.resolve()}")
 
@@ -106,8 +106,8 @@ def show_effects(
             "provenance": vars(result.provenance),
         }))  # fmt: skip
     elif not lines.quiet:
-        _show("features taken away", result.to_frame())
-        _show("function against content token, equally far", pd.DataFrame(result.contrasts))
+        print_frame("features taken away", result.to_frame())
+        print_frame("function against content token, equally far", pd.DataFrame(result.contrasts))
     lines.say(f"run folder: {folder.resolve()}\npage: {page.resolve()}")
 
 
@@ -130,8 +130,8 @@ def show_steering(
     if as_json:
         say(json.dumps(plain))
         return
-    _show("rates of success", pd.DataFrame([found.baseline, *found.rows]))
-    _show("bisection for the smallest k", pd.DataFrame(found.bisection))
+    print_frame("rates of success", pd.DataFrame([found.baseline, *found.rows]))
+    print_frame("bisection for the smallest k", pd.DataFrame(found.bisection))
     if not lines.quiet and output is not None:
         lines.say(f"result: {output.resolve()}")
 
@@ -151,12 +151,3 @@ def _rows(frame: "pd.DataFrame") -> list[dict[str, Any]]:
     # pandas writes NaN, which JSON has no word for, as null
     rows: list[dict[str, Any]] = json.loads(frame.to_json(orient="records"))
     return rows
-
-
-def _show(title: str, frame: "pd.DataFrame") -> None:
-    columns = [str(c).replace("_", " ") for c in frame]
-    print_table(title, columns, [[_cell(v) for v in row] for row in frame.itertuples(index=False)])
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -135,13 +135,15 @@ def run_folder(output: Path | None, name: str, *, resume: bool) -> Path:
     return folder
 
 
-def finished_run(folder: Path, module: str, name: str, loaded: Any) -> Any:
-    """A complete run that is there already (asked for with --resume), or None."""
-    from importlib import import_module
+def finished_run(folder: Path, load_result: Callable[[Path], Any], loaded: Any) -> Any:
+    """A complete run that is there already (asked for with --resume), or None.
 
+    Raises:
+        ResultError: it is of another model than the one loaded.
+    """
     if not (folder / "result.json").exists():
         return None
-    result = getattr(import_module(module), name).load(folder)
+    result = load_result(folder)
     if result.provenance.weight_hash != loaded.source.weight_hash:
         raise ResultError(f"{folder} holds a result of another model; name another --output")
     return result

@@ -74,6 +74,7 @@ def trace(
     from circuits.head_sets import check_heads, read_heads
     from circuits.reactivation_corpus import reactivation
     from circuits.reactivation_plan import ReactivationSettings, check_reactivation
+    from circuits.reactivation_result import ReactivationResult
 
     if bool(prompt) == bool(corpus):
         raise PromptError("give either --prompt TEXT or --corpus FILE, FOLDER or PATTERN")
@@ -95,7 +96,7 @@ def trace(
         made = _prompt(loaded, graph, prompt, target, station, settings, known, skip_first)
         finish_prompt(made, folder, lines, slug=_slug(prompt), as_json=as_json)
         return
-    result = finished_run(folder, "circuits.reactivation_result", "ReactivationResult", loaded)
+    result = finished_run(folder, ReactivationResult.load, loaded)
     if result is None:
         with lines.progress("positions") as report:
             result = reactivation(

@@ -2,12 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from apps.causal import Heads, ModelOption, scanned_model
-from apps.console import Lines, print_table, say
+from apps.console import Lines, print_frame, say
 from apps.options import (
     AsJson,
     Device,
@@ -57,13 +57,14 @@ def weights(
     """Do these heads copy by their weights, and do earlier heads feed them? Beside chance."""
     from circuits.scan_result import ScanResult
     from circuits.weight_circuits import read_weights
+    from circuits.weight_result import WeightCircuits
 
     name = Path(heads).stem if Path(heads).exists() else "heads"
     folder = run_folder(output, f"{name}-weights", resume=resume)
     lines = Lines(quiet=as_json)
     loaded = load(model or scanned_model(heads), device, dtype, revision, None, threads)
     lines.say(f"model: {loaded.source.name} ({loaded.source.detail})")
-    result = finished_run(folder, "circuits.weight_result", "WeightCircuits", loaded)
+    result = finished_run(folder, WeightCircuits.load, loaded)
     if result is None:
         given = ScanResult.load(heads) if Path(heads).is_dir() else heads
         result = read_weights(
@@ -91,13 +92,7 @@ def _show(result: "WeightCircuits", folder: Path, lines: Lines, *, as_json: bool
     for kind in ("heads", "pairs"):
         frame = result.to_frame(kind).head(SHOWN)
         if len(frame):
-            columns = [str(c).replace("_", " ") for c in frame]
-            cells = [[_cell(v) for v in row] for row in frame.itertuples(index=False)]
-            print_table(f"{kind}, highest above random first", columns, cells)
+            print_frame(f"{kind}, highest above random first", frame)
     for note in result.notes:
         lines.say(f"note: {note}")
     lines.say(f"run folder: {folder.resolve()}\npage: {page.resolve()}")
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)

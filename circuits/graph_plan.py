@@ -8,6 +8,8 @@ documents: parts of the run that are kept when it is interrupted, and the cluste
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -222,3 +224,21 @@ def _roles(n_positions: np.ndarray, settings: GraphSettings) -> np.ndarray:
             "the others into 2 blocks or more; give more files, or one text a line as .jsonl"
         )
     return roles
+
+
+class Blocks:
+    """Windows of the text block by block; going forward, no text is cut into windows twice."""
+
+    def __init__(self, tokenizer: Any, corpus: Source, text: Text, settings: GraphSettings) -> None:
+        self.text = text
+        self.cut = partial(text_windows, tokenizer, corpus, settings)
+        self._next = text.n_blocks
+        self._found: Iterator[tuple[int, Iterator[Window]]] = iter(())
+
+    def windows(self, block: int) -> Iterator[Window]:
+        """The windows of a block, in order."""
+        if block < self._next:
+            wanted = (w for w in self.cut() if self.text.roles[w.document] >= 0)
+            self._found = groupby(wanted, lambda w: int(self.text.roles[w.document]))
+        self._next = block + 1
+        return next(windows for found, windows in self._found if found == block)

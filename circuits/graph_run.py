@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cache, partial
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from circuits.feature_counting import Counter
 from circuits.given import with_options
 from circuits.graph_plan import (
     TRAINING,
+    Blocks,
     GraphSettings,
     Text,
     check_settings,
@@ -161,7 +161,7 @@ def _count(
 
     Gives the folder of each block, with the counts of every dictionary and kind in it.
     """
-    blocks = _Blocks(model, corpus, text, settings)
+    blocks = Blocks(model.tokenizer, corpus, text, settings)
     done, total = 0, text.size()
 
     def tell(n: int = 0) -> None:
@@ -189,26 +189,6 @@ def _count(
 
     jobs = [Job(block, partial(fill, b)) for b, block in enumerate(sizes)]
     return list(shelf.folders(jobs, tick).values())
-
-
-class _Blocks:
-    """Windows of the text block by block; going forward, no text is cut into windows twice."""
-
-    def __init__(
-        self, model: "HFModel", corpus: Source, text: Text, settings: GraphSettings
-    ) -> None:
-        self.text = text
-        self.cut = partial(text_windows, model.tokenizer, corpus, settings)
-        self._next = text.n_blocks
-        self._found: Iterator[tuple[int, Iterator[Window]]] = iter(())
-
-    def windows(self, block: int) -> Iterator[Window]:
-        """The windows of a block, in order."""
-        if block < self._next:
-            wanted = (w for w in self.cut() if self.text.roles[w.document] >= 0)
-            self._found = groupby(wanted, lambda w: int(self.text.roles[w.document]))
-        self._next = block + 1
-        return next(windows for found, windows in self._found if found == block)
 
 
 def _read(

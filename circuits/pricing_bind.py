@@ -10,16 +10,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from circuits.binding_plan import BindSettings, Study, plan_studies
+from circuits.competence import N_NEW, N_TRIED
 from circuits.cost import Forward, Sizes, Suffix, extend, generate, grow, prefill
+from circuits.interchange import ROWS
 from circuits.pricing import Phase, Price
 
 if TYPE_CHECKING:
     from interp.backends.hf import HFModel
-
-ROWS = 128
-"""Evaluations of one extend (`circuits.interchange.ROWS`)."""
-N_TRIED, N_NEW = 2, 4
-"""Contexts on which a style is tried, and tokens of an answer (`circuits.competence`)."""
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,13 @@ import numpy as np
 from circuits.cost import Forward, Sizes, Suffix, extend
 from circuits.cost_dictionary import DictionaryTimes
 from circuits.graph_plan import TRAINING, GraphSettings, Text
+from circuits.graph_run import QUALITY_WINDOWS, SPLICED_WINDOWS
 from circuits.pricing import Phase, Price
 from interp.errors import PromptError
 from probes.activations import TOGETHER
 
 if TYPE_CHECKING:
     from interp.backends.hf import HFModel
-
-QUALITY_WINDOWS, SPLICED_WINDOWS = 16, 4
-"""Windows of the judgement (`circuits.graph_run`)."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from circuits.cost import Forward, Sizes, Suffix, extend, generate, grow, prefill
-from circuits.interventions import N_NEW
+from circuits.interventions import N_NEW, ROWS
 from circuits.pricing import Phase, Price
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from circuits.validation_plan import NamedSet, ValidationPlan
     from probes.cases import Case, Scene
 
-ROWS = 64
-"""Rows of one extend (`circuits.interventions.ROWS`)."""
 KNOWN_FACTS = 24
 """Facts asked, of which those that the model knows are run: all, here."""
 FACT_TOKENS = 12
